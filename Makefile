@@ -1,0 +1,58 @@
+# `make demo` and `make test` prepare a fresh clone by themselves: they create
+# .venv, install the tested versions into it and run. An existing .venv is reused.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BENCH_ARGS ?= --short
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+BENCHMARKS := $(filter-out examples/benchmarks/_%,$(wildcard examples/benchmarks/*.py))
+
+# Figures are written to files, never shown.
+export MPLBACKEND := Agg
+
+# scikit-learn skips its array API checks without this variable.
+test test-slow: export SCIPY_ARRAY_API := 1
+
+.DEFAULT_GOAL := help
+.PHONY: demo test test-slow lint bench format clean help
+
+demo: $(STAMP)  ## Long-tailed digits: plain training against re-weighted training
+	$(PY) examples/plot_quickstart.py
+
+test: $(STAMP)  ## Tests, doctests and coverage; PYTEST_ARGS="--no-cov tests/test_x.py"
+	$(PY) -m pytest --cov=sk_otreweight --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+test-slow: $(STAMP)  ## Only the tests marked slow
+	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## Check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+bench: $(STAMP)  ## Benchmarks in their short form; BENCH_ARGS= for the full one
+	@set -e; for script in $(BENCHMARKS); do \
+		echo "== $$script $(BENCH_ARGS)"; \
+		$(PY) $$script $(BENCH_ARGS); \
+	done
+
+format: $(STAMP)  ## Reformat and fix what ruff can fix
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## Remove caches, builds and written figures; .venv is kept
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis \
+		.pytest_cache .ruff_cache examples/output
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+$(STAMP): setup.py constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install torch -c constraints.txt
+	$(PY) -m pip install -e ".[test,plot]" -c constraints.txt
+	touch $(STAMP)

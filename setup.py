@@ -1,0 +1,84 @@
+"""Packaging of sk_otreweight; every other tool is configured in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version():
+    """Read ``__version__`` without importing the package, which needs torch."""
+    source = (ROOT / "sk_otreweight" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', source, flags=re.MULTILINE)
+    if found is None:
+        raise RuntimeError(
+            'sk_otreweight/__init__.py has no line of the form __version__ = "1.2.3".'
+        )
+    return found.group(1)
+
+
+def read_readme():
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+PLOT = ["matplotlib>=3.8"]
+
+setup(
+    name="sk-otreweight",
+    version=read_version(),
+    description=(
+        "Re-weight training examples with optimal transport to learn from "
+        "imbalanced data, with PyTorch networks and the scikit-learn API"
+    ),
+    long_description=read_readme(),
+    long_description_content_type="text/markdown",
+    author="sk_otreweight developers",
+    license_expression="BSD-3-Clause",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering",
+        "Typing :: Typed",
+    ],
+    keywords="imbalanced-learning long-tail re-weighting optimal-transport skorch",
+    python_requires=">=3.11",
+    packages=find_packages(include=["sk_otreweight", "sk_otreweight.*"]),
+    package_data={"sk_otreweight": ["py.typed"]},
+    zip_safe=False,
+    install_requires=[
+        "scikit-learn>=1.6",
+        "torch>=2.4",
+        "skorch>=1.1",
+        "POT>=0.9.5",
+        "numpy>=1.26",
+    ],
+    extras_require={
+        "plot": PLOT,
+        "test": [
+            *PLOT,
+            "hypothesis>=6.100",
+            "pandas>=2.1",
+            "pytest>=8.0",
+            "pytest-cov>=5.0",
+            "ruff>=0.9",
+        ],
+        "docs": [
+            *PLOT,
+            "numpydoc>=1.7",
+            "pydata-sphinx-theme>=0.15",
+            "sphinx>=7.3",
+            "sphinx-gallery>=0.16",
+        ],
+    },
+)

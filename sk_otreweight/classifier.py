@@ -1,0 +1,415 @@
+"""`OTReweightedClassifier`: its parameters, and its step in stage 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.utils import to_tensor
+from torch import Tensor
+from torch.func import functional_call
+
+from sk_otreweight._validation import (
+    MetaData,
+    check_choice,
+    check_drawable,
+    check_real,
+)
+from sk_otreweight.base import BaseReweightedClassifier, Stage2Data
+from sk_otreweight.features import FeatureExtractor
+from sk_otreweight.meta_sets import draw_rows
+from sk_otreweight.reweighter import Chain, Reweighter
+from sk_otreweight.training import Stage2Step, StepBatch, extract_features
+
+
+class OTReweightedClassifier(BaseReweightedClassifier):
+    """Train a net on imbalanced data with weights learned by optimal transport.
+
+    Two stages (Guo et al. 2022). Stage 1 trains the net as usual. Stage 2 weighs the
+    training rows so that they are as close as possible, in transport cost, to
+    a balanced distribution built from a small meta set, and goes on training with
+    these weights.
+
+    Parameters
+    ----------
+    net : skorch net, nn.Module class or instance, FrozenEstimator or None, default=None
+        What to train. A skorch net keeps its criterion, optimizer, batch size,
+        callbacks and number of epochs (stage 1). A module is wrapped with
+        cross-entropy, Adam (1e-3), batches of 128 and 20 epochs; a class is
+        called with ``n_features`` and ``n_classes`` if its signature has them.
+        ``FrozenEstimator(fitted_net)`` skips stage 1. None is a small MLP.
+    cost : str, Cost or callable, default="combined"
+        ``"label"`` (Eq. 7), ``"feature"`` (8), ``"combined"`` (9), ``"sqeuclidean"``,
+        a :class:`Cost`, or a function (see :class:`FunctionCost`).
+    weights : str, WeightStrategy or nn.Module class, default="semirelaxed"
+        ``"semirelaxed"`` (closed form), ``"vector"`` (Algorithm 1), ``"net"`` (11)
+        or ``"attention"`` (13) (Algorithm 2), a :class:`WeightStrategy`, or a
+        module class used as weight net.
+    meta_set : str or MetaSet, default="prototype"
+        ``"prototype"`` (12), ``"whole"`` (5), ``"random"``, or a :class:`MetaSet`,
+        whose parameters say how many rows are drawn when no meta data is given.
+    reg : float, default=0.1
+        Weight lambda of the entropy (10), in units of the cost.
+    finetune : {"head", "all"}, default="head"
+        What stage 2 trains: the classifier head alone, the extractor before it staying
+        as it is bit by bit, or the whole net.
+    virtual_step : {"first_order", "exact", None}, default="first_order"
+        Step (a) of the algorithms, for ``finetune="all"`` and a cost that looks at
+        features: the cost is computed after a virtual update of the net.
+        "exact" also differentiates that update with respect to the weights; None leaves
+        step (a) out and takes the features of the step's own forward pass.
+    head : str or callable, default=None
+        Dotted name of the layer whose input are the features, or
+        ``head(module, X)`` returning them, shape (n, d). None finds the layer that
+        produces the class scores.
+    max_epochs : int, default=10
+        Epochs of stage 2.
+    lr : float, default=None
+        Learning rate alpha of stage 2; None keeps the optimizer's.
+    weight_lr : float, default=None
+        Step size beta of the weights; None takes the strategy's own.
+    init_weights : {"uniform", "class_balanced", "inverse"}, default="uniform"
+        Where the weights start; the closed form has no start.
+    meta_loss_weight : float, default=0.0
+        Factor of the mean loss on the meta set, added to the loss of each batch. The
+        released code of the paper uses 10.
+    solver : str or TransportSolver, default="sinkhorn"
+        ``"sinkhorn"``, ``"pot"``, or an instance with its `max_iter` and `tol`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random. The global generators stay untouched.
+    verbose : int, default=0
+        Of nets that are made here; a skorch net has its own.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        If X had column names.
+    net_ : skorch.NeuralNet
+        The trained net.
+    sample_weight_ : ndarray of shape (n_samples,)
+        Weight of each row of X, of mean 1; 0 for rows held out by `meta_mask`.
+    class_weight_ : ndarray of shape (n_classes,)
+        Mean weight of the rows of each class.
+    history_ : skorch.history.History
+        An entry per epoch; ``stage``, and how far the weights moved: ``weights_ess``
+        (effective sample size over n), ``weights_kl`` (divergence from the
+        start) and ``ot_cost``.
+    weights_, cost_, meta_set_ : WeightStrategy, Cost, MetaSet
+        The components as used.
+
+    See Also
+    --------
+    Reweighter : The same weights in a training loop of your own.
+
+    References
+    ----------
+    Guo, Li, Zheng, Zhao, Zhou, Zha, "Learning to re-weight examples with optimal
+    transport for imbalanced classification", NeurIPS 2022.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sk_otreweight import OTReweightedClassifier, make_long_tailed
+    >>> X, y = load_digits(return_X_y=True)
+    >>> data = make_long_tailed(X / 16, y, imbalance_factor=50, random_state=0)
+    >>> clf = OTReweightedClassifier(random_state=0)
+    >>> clf = clf.fit(data.X, data.y, meta=(data.X_meta, data.y_meta))
+    >>> bool(clf.class_weight_[9] > clf.class_weight_[0])
+    True
+    """
+
+    _columns = {"weights_ess": 1.0, "weights_kl": 0.0, "ot_cost": float("nan")}
+
+    def __init__(
+        self,
+        net: Any = None,
+        *,
+        cost: Any = "combined",
+        weights: Any = "semirelaxed",
+        meta_set: Any = "prototype",
+        reg: float = 0.1,
+        finetune: str = "head",
+        virtual_step: str | None = "first_order",
+        head: Any = None,
+        max_epochs: int = 10,
+        lr: float | None = None,
+        weight_lr: float | None = None,
+        init_weights: str = "uniform",
+        meta_loss_weight: float = 0.0,
+        solver: Any = "sinkhorn",
+        random_state: Any = None,
+        verbose: int = 0,
+    ):
+        self.net = net
+        self.cost = cost
+        self.weights = weights
+        self.meta_set = meta_set
+        self.reg = reg
+        self.finetune = finetune
+        self.virtual_step = virtual_step
+        self.head = head
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.weight_lr = weight_lr
+        self.init_weights = init_weights
+        self.meta_loss_weight = meta_loss_weight
+        self.solver = solver
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _check_parameters(self) -> None:
+        check_choice(
+            self.virtual_step,
+            name="virtual_step",
+            choices=("first_order", "exact", None),
+        )
+        check_real(self.meta_loss_weight, name="meta_loss_weight")
+        self._new_reweighter(seed=0)
+
+    def _new_reweighter(self, seed: int) -> Reweighter:
+        return Reweighter(
+            self.cost,
+            self.weights,
+            self.meta_set,
+            reg=self.reg,
+            solver=self.solver,
+            weight_lr=self.weight_lr,
+            init_weights=self.init_weights,
+            random_state=seed,
+        )
+
+    def _needs_head(self) -> bool:
+        return self._new_reweighter(seed=0).needs_features
+
+    def _needs_meta_rows(self) -> bool:
+        return self._new_reweighter(seed=0).needs_meta_features or bool(
+            self.meta_loss_weight
+        )
+
+    def _check_meta(self, meta: MetaData | None, counts: np.ndarray) -> None:
+        if meta is None and self._needs_meta_rows():
+            check_drawable(counts, self.classes_)
+
+    def _make_step(self, data: Stage2Data) -> Stage2Step:
+        reweighter = self._reweighter if data.is_stream and self._streams() else None
+        if reweighter is None:
+            reweighter = self._new_reweighter(data.seed)
+        self._reweighter = reweighter
+        return _TransportStep(
+            reweighter,
+            data,
+            n_classes=len(self.classes_),
+            virtual_step=self.virtual_step,
+            meta_loss_weight=self.meta_loss_weight,
+        )
+
+    def _streams(self) -> bool:
+        return hasattr(self, "_reweighter")
+
+    def _sample_weight(self, step: _TransportStep, data: Stage2Data) -> Tensor:
+        reweighter = step.reweighter
+        self.weights_ = reweighter.weights_
+        self.cost_ = reweighter.cost_
+        self.meta_set_ = reweighter.meta_set_
+        features = None
+        if "features" in reweighter.weights_.needs:
+            features = step.training_features()
+        return reweighter.sample_weight(features)
+
+
+class _TransportStep(Stage2Step):
+    """Steps (a) and (b) of Algorithms 1 and 2 for a batch; skorch does step (c)."""
+
+    def __init__(
+        self,
+        reweighter: Reweighter,
+        data: Stage2Data,
+        *,
+        n_classes: int,
+        virtual_step: str | None,
+        meta_loss_weight: float,
+    ) -> None:
+        self.reweighter, self.data = reweighter, data
+        self.n_classes = n_classes
+        self.meta_loss_weight = meta_loss_weight
+        self.is_frozen = data.features is not None
+        moves_cost = reweighter.needs_meta_features and not self.is_frozen
+        takes_steps = not reweighter.solves_training_set
+        self.virtual_step = virtual_step if moves_cost and takes_steps else None
+        # The features that a closed form looks at are extracted once per epoch.
+        self.needs_features = takes_steps and reweighter.needs_features
+        self.generator = torch.Generator().manual_seed(data.seed)
+        self._set_meta()
+        reweighter.set_training_set(
+            data.labels, self.training_features(), data.class_counts
+        )
+        self.is_fresh = True
+
+    def begin_epoch(self) -> None:
+        """Draw the meta set anew, and refresh what depends on the extractor."""
+        if self.is_fresh:
+            self.is_fresh = False
+            return
+        is_drawn = self.data.meta is None
+        if is_drawn or not self.is_frozen:
+            self._set_meta()
+            self.reweighter.refresh(self._solved_features())
+
+    def weigh(self, batch: StepBatch) -> Tensor:
+        """Return the weights of a batch after steps (a) and (b)."""
+        points = batch.features, batch.labels, batch.rows
+        if self.virtual_step is None:
+            self.reweighter.update(*points)
+        else:
+            weights = self.reweighter.weights(*points, record=False)
+            virtual = _VirtualStep(
+                self.data, batch, weights, is_exact=self.virtual_step == "exact"
+            )
+            self.reweighter.update(
+                *points,
+                cost_features=virtual.features(batch.X),
+                meta_features=virtual.features(self.meta_inputs),
+                chain=virtual.chain if self.virtual_step == "exact" else None,
+            )
+        return self.reweighter.weights(*points)
+
+    def extra_batch(self) -> tuple[float, Any, Any] | None:
+        """Return the meta rows if their loss counts too."""
+        if not self.meta_loss_weight:
+            return None
+        return self.meta_loss_weight, *self._meta_batch
+
+    def record(self) -> Mapping[str, float]:
+        """Return how far the weights moved in this epoch."""
+        return self.reweighter.statistics()
+
+    def training_features(self) -> Tensor | None:
+        """Return the features of all training rows, if they are of use."""
+        if self.is_frozen:
+            return self.data.features
+        if not self.reweighter.needs_features:
+            return None
+        return extract_features(self.data.net, self.data.head, self.data.X)
+
+    def _solved_features(self) -> Tensor | None:
+        return self.training_features() if self.reweighter.solves_training_set else None
+
+    def _set_meta(self) -> None:
+        """Give the reweighter its meta rows: those given, or some of the training."""
+        data, reweighter = self.data, self.reweighter
+        needs_rows = reweighter.needs_meta_features or self.meta_loss_weight
+        if data.meta is not None:
+            X, labels = data.meta.X, torch.from_numpy(data.meta.y)
+        elif needs_rows:
+            all_labels = data.labels.cpu()
+            per_class = reweighter.meta_set_.per_class
+            rows = draw_rows(all_labels, per_class, self.generator)
+            X, labels = data.X[rows.numpy()], all_labels[rows]
+        else:
+            reweighter.set_meta(torch.arange(self.n_classes, device=data.net.device))
+            return
+        labels = labels.to(data.net.device)
+        if self.meta_loss_weight:
+            self._meta_batch = self._loss_inputs(X), self._loss_targets(labels)
+        if not reweighter.needs_meta_features:
+            reweighter.set_meta(labels)
+            return
+        inputs = to_tensor(X, device=data.net.device)
+        self.meta_inputs, labels = reweighter.meta_set_.inputs(inputs, labels)
+        features = extract_features(data.net, data.head, self.meta_inputs)
+        reweighter.set_meta(labels, features)
+
+    def _loss_inputs(self, X: np.ndarray) -> Any:
+        if self.is_frozen and self.data.head.can_replay:
+            return extract_features(self.data.net, self.data.head, X)
+        return X
+
+    def _loss_targets(self, labels: Tensor) -> Tensor:
+        single = self.data.net.evaluation_step((self.data.X[:1], None))
+        return labels.float() if single.numel() == 1 else labels
+
+
+class _VirtualStep:
+    """Step (a): the net after one plain gradient step with the current weights.
+
+    The features under the virtual parameters are computed in evaluation mode: buffers
+    stay as they are, and batch and meta rows are normalised alike.
+    """
+
+    def __init__(
+        self, data: Stage2Data, batch: StepBatch, weights: Tensor, *, is_exact: bool
+    ) -> None:
+        net = data.net
+        self.is_exact = is_exact
+        self.extractor = FeatureExtractor(net.module_, data.head, net.infer)
+        named = {
+            f"module.{name}": parameter
+            for name, parameter in net.module_.named_parameters()
+            if parameter.requires_grad
+        }
+        # Each loss counts weight / n, as in the mean that is minimised.
+        self.shares = (weights / len(weights)).requires_grad_(is_exact)
+        grads = torch.autograd.grad(
+            batch.losses,
+            list(named.values()),
+            grad_outputs=self.shares,
+            create_graph=is_exact,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        lrs = _learning_rates(net)
+        self.moves: dict[str, Tensor] = {}
+        self.parameters: dict[str, Tensor] = {}
+        for (name, parameter), grad in zip(named.items(), grads, strict=True):
+            if grad is not None:
+                move = -lrs[id(parameter)] * grad
+                self.moves[name] = move
+                self.parameters[name] = (parameter + move).detach()
+                self.parameters[name].requires_grad_(is_exact)
+
+    def features(self, X: Any) -> Tensor:
+        """Return the features (n, d) of a batch of inputs."""
+        self.extractor.eval()
+        X = to_tensor(X, device=self.shares.device)
+        with torch.set_grad_enabled(self.is_exact):
+            features = functional_call(self.extractor, self.parameters, (X,))
+        self.extractor.train()
+        return features
+
+    def chain(self, C: Tensor, grad_C: Tensor) -> Tensor:
+        """Return the gradient that reaches the loss weights through the cost.
+
+        With v the gradient with respect to the virtual parameters, the gradient of
+        weight i is ``-(alpha / n) <grad l_i, v>``.
+        """
+        grads = torch.autograd.grad(
+            C,
+            list(self.parameters.values()),
+            grad_outputs=grad_C,
+            allow_unused=True,
+            retain_graph=True,
+        )
+        pairs = [
+            (move, grad)
+            for move, grad in zip(self.moves.values(), grads, strict=True)
+            if grad is not None
+        ]
+        moves, directions = zip(*pairs, strict=True)
+        (shares,) = torch.autograd.grad(
+            moves, self.shares, grad_outputs=directions, retain_graph=True
+        )
+        return shares / len(shares)
+
+
+def _learning_rates(net: NeuralNet) -> dict[int, float]:
+    """Return the optimizer's current learning rate of each parameter, by identity."""
+    return {
+        id(parameter): group["lr"]
+        for group in net.optimizer_.param_groups
+        for parameter in group["params"]
+    }

@@ -1,0 +1,267 @@
+"""What it costs to move mass from a training row to a point of Q (section 4.2)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sk_otreweight._validation import (
+    check_cost_matrix,
+    check_real,
+    component_repr,
+    resolve,
+)
+
+
+class Cost(BaseEstimator, ABC):
+    """Base of the costs: a callable that returns a cost matrix.
+
+    A subclass writes `_pairwise` and declares in `needs` what it looks at:
+    ``"features"``, ``"labels"`` or both. Without ``"features"`` no meta rows are needed
+    (appendix F).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "labels"})
+
+    def __call__(
+        self,
+        features: Tensor | None,
+        labels: Tensor,
+        meta_features: Tensor | None,
+        meta_labels: Tensor,
+    ) -> Tensor:
+        """Return the cost between training rows and points of Q.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, d) or None
+            Features of the training rows, the input of the classifier head.
+        labels : Tensor of shape (n,)
+            Their labels, 0 ... K-1.
+        meta_features : Tensor of shape (m, d) or None
+            Features of the points of Q.
+        meta_labels : Tensor of shape (m,)
+            Their labels.
+
+        Returns
+        -------
+        C : Tensor of shape (n, m)
+            Non-negative.
+
+        Raises
+        ------
+        ValueError
+            If features are needed and missing.
+        """
+        if "features" in self.needs and (features is None or meta_features is None):
+            raise ValueError(
+                f"{component_repr(self)} compares features, but none were given for "
+                f"the {'training' if features is None else 'meta'} rows."
+            )
+        return self._pairwise(features, labels, meta_features, meta_labels)
+
+    @abstractmethod
+    def _pairwise(
+        self,
+        features: Tensor | None,
+        labels: Tensor,
+        meta_features: Tensor | None,
+        meta_labels: Tensor,
+    ) -> Tensor:
+        """Return the cost matrix (n, m)."""
+
+
+class LabelCost(Cost):
+    """0 within a class and 1 between classes (Eq. 7).
+
+    Leads to one weight per class; needs no meta features.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import LabelCost
+    >>> LabelCost()(None, torch.tensor([0, 0, 1]), None, torch.tensor([0, 1]))
+    tensor([[0., 1.],
+            [0., 1.],
+            [1., 0.]])
+    """
+
+    needs = frozenset({"labels"})
+
+    def _pairwise(
+        self,
+        features: Tensor | None,
+        labels: Tensor,
+        meta_features: Tensor | None,
+        meta_labels: Tensor,
+    ) -> Tensor:
+        dtype = torch.get_default_dtype() if features is None else features.dtype
+        return (labels[:, None] != meta_labels[None, :]).to(dtype)
+
+
+class FeatureCost(Cost):
+    r"""Cosine distance of the features, ``1 - cos(z, z')`` (Eq. 8).
+
+    Between 0 and 2. A row whose features are all zero has distance 1 to all others.
+    Half precision is computed in float32.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import FeatureCost
+    >>> z = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    >>> FeatureCost()(z, torch.tensor([0, 1]), z, torch.tensor([0, 1]))
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
+
+    needs = frozenset({"features"})
+
+    def _pairwise(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        meta_features: Tensor,
+        meta_labels: Tensor,
+    ) -> Tensor:
+        cosine = _unit(features) @ _unit(meta_features).T
+        return (1 - cosine).clamp(min=0)
+
+
+class SquaredEuclideanCost(Cost):
+    """Squared Euclidean distance of the features.
+
+    In the units of the features: choose `reg` on the scale of these distances.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import SquaredEuclideanCost
+    >>> z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    >>> SquaredEuclideanCost()(z, torch.tensor([0, 1]), z, torch.tensor([0, 1]))
+    tensor([[0., 5.],
+            [5., 0.]])
+    """
+
+    needs = frozenset({"features"})
+
+    def _pairwise(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        meta_features: Tensor,
+        meta_labels: Tensor,
+    ) -> Tensor:
+        z, z_meta = _at_least_float32(features), _at_least_float32(meta_features)
+        squares = (z * z).sum(1)[:, None] + (z_meta * z_meta).sum(1)[None, :]
+        return (squares - 2 * z @ z_meta.T).clamp(min=0)
+
+
+class CombinedCost(Cost):
+    """Feature cost plus label cost (Eq. 9).
+
+    Parameters
+    ----------
+    mix : float, default=0.5
+        Between 0, the feature cost alone, and 1, the label cost alone. At 0.5 both
+        count fully, which is Eq. 9; on the way to an end the other one fades out:
+        ``C = min(1, 2 - 2 mix) * feature + min(1, 2 mix) * label``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import CombinedCost
+    >>> z = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    >>> CombinedCost()(z, torch.tensor([0, 1]), z, torch.tensor([0, 1]))
+    tensor([[0., 2.],
+            [2., 0.]])
+    """
+
+    def __init__(self, mix: float = 0.5):
+        self.mix = mix
+
+    def _pairwise(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        meta_features: Tensor,
+        meta_labels: Tensor,
+    ) -> Tensor:
+        check_real(self.mix, name="mix", maximum=1.0)
+        points = (features, labels, meta_features, meta_labels)
+        feature, label = FeatureCost()(*points), LabelCost()(*points)
+        return min(1.0, 2 - 2 * self.mix) * feature + min(1.0, 2 * self.mix) * label
+
+
+class FunctionCost(Cost):
+    """A cost made of any function.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(features, labels, meta_features, meta_labels)`` returns a Tensor of
+        shape (n, m), finite and non-negative; the arguments are those of
+        :meth:`Cost.__call__`.
+
+    Raises
+    ------
+    ValueError
+        On calling, if the matrix has another shape, or NaN, infinite or negative
+        entries.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import FunctionCost
+    >>> manhattan = FunctionCost(lambda z, y, z_meta, y_meta: torch.cdist(z, z_meta, 1))
+    >>> z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    >>> manhattan(z, torch.tensor([0, 1]), z, torch.tensor([0, 1]))
+    tensor([[0., 3.],
+            [3., 0.]])
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]):
+        self.function = function
+
+    def _pairwise(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        meta_features: Tensor,
+        meta_labels: Tensor,
+    ) -> Tensor:
+        C = self.function(features, labels, meta_features, meta_labels)
+        check_cost_matrix(
+            C,
+            n_rows=len(labels),
+            n_columns=len(meta_labels),
+            name=component_repr(self.function),
+        )
+        return C
+
+
+COSTS: dict[str, type[Cost]] = {
+    "label": LabelCost,
+    "feature": FeatureCost,
+    "combined": CombinedCost,
+    "sqeuclidean": SquaredEuclideanCost,
+}
+
+
+def resolve_cost(cost: Any) -> Cost:
+    """Return the cost that a name, an instance or a function stands for."""
+    return resolve(cost, slot="cost", table=COSTS, base=Cost, wrap=FunctionCost)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _unit(x: Tensor) -> Tensor:
+    return normalize(_at_least_float32(x), dim=1)

@@ -1,0 +1,325 @@
+"""Find the classifier head of any module and read the features it is given.
+
+The features of a row are the input of the head f2, the layer that produces the class
+scores; everything before is the extractor f1 (section 4.2 of the paper).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What may follow the head inside a module, tried in this order.
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logits": lambda scores: scores,
+    "softmax": lambda scores: scores.softmax(-1),
+    "log_softmax": lambda scores: scores.log_softmax(-1),
+    "sigmoid": torch.sigmoid,
+}
+
+
+@dataclass
+class Head:
+    """Where a module's features are read.
+
+    Attributes
+    ----------
+    name : str or None
+        Dotted name of the head module; its input are the features.
+    function : callable or None
+        ``function(module, X)`` returns the features instead.
+    activation : str or None
+        What turns the head's output into the module's; None if unknown, then
+        the head cannot be run on features alone.
+    output_shape : tuple of int
+        Shape of the module's output for one row.
+    """
+
+    name: str | None = None
+    function: Callable[[nn.Module, Any], Tensor] | None = None
+    activation: str | None = None
+    output_shape: tuple[int, ...] = ()
+
+    @property
+    def can_replay(self) -> bool:
+        """Whether the module's output can be computed from the features alone."""
+        return self.activation is not None
+
+    @contextmanager
+    def tap(self, module: nn.Module) -> Iterator[Tap]:
+        """Catch the features of the forward passes done inside the context."""
+        tap = Tap()
+        if self.name is None:
+            yield tap
+            return
+        handle = module.get_submodule(self.name).register_forward_pre_hook(tap.catch)
+        try:
+            yield tap
+        finally:
+            handle.remove()
+
+    def features(
+        self, module: nn.Module, infer: Callable[[Any], Any], X: Any
+    ) -> Tensor:
+        """Return the features (n, d) of a batch by a forward pass.
+
+        Parameters
+        ----------
+        module : nn.Module
+        infer : callable
+            ``infer(X)`` runs the module on a batch.
+        X : batch of inputs
+        """
+        if self.function is not None:
+            return _check_features(self.function(module, X))
+        with self.tap(module) as tap:
+            infer(X)
+        return tap.features()
+
+    def replay(self, module: nn.Module, features: Tensor) -> Tensor:
+        """Return what the module returns for rows with these features."""
+        scores = module.get_submodule(self.name)(features)
+        output = _ACTIVATIONS[self.activation](scores)
+        return output.reshape(len(features), *self.output_shape)
+
+
+@dataclass
+class Tap:
+    """Keeps the input of a hooked layer."""
+
+    caught: list[Tensor] = field(default_factory=list)
+
+    def catch(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Remember the layer's input (a forward pre-hook)."""
+        self.caught = [args[0]]
+
+    def features(self) -> Tensor:
+        """Return what was caught.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer was not called.
+        """
+        if not self.caught:
+            raise RuntimeError(
+                "The head was not called during the forward pass, so its input could "
+                "not be read. Pass head='<name of a module that is called>'. A "
+                "compiled module ignores hooks that were added after compilation."
+            )
+        return _check_features(self.caught.pop())
+
+
+def _check_features(features: Any) -> Tensor:
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        got = (
+            f"shape {tuple(features.shape)}"
+            if isinstance(features, Tensor)
+            else f"a {type(features).__name__}"
+        )
+        raise ValueError(
+            f"The features have {got}: one vector per row is needed. Pass head='<name "
+            "of a module whose input has shape (n, d)>', or a callable "
+            "head(module, X) that returns such features."
+        )
+    return features
+
+
+def find_head(
+    module: nn.Module,
+    infer: Callable[[Any], Any],
+    X: Any,
+    head: str | Callable[[nn.Module, Any], Tensor] | None = None,
+) -> Head:
+    """Find the layer that produces a module's class scores.
+
+    Runs the module once and looks for the linear layer whose output, as it is or after
+    a softmax, log-softmax or sigmoid, is the output of the module. The order in
+    which layers are registered or called says nothing about that.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In evaluation mode.
+    infer : callable
+        ``infer(X)`` runs the module on a batch.
+    X : batch of inputs
+        A few rows.
+    head : str or callable, default=None
+        Dotted name of the head, or ``head(module, X)`` returning the features; None
+        finds it.
+
+    Returns
+    -------
+    head : Head
+
+    Raises
+    ------
+    ValueError
+        If `head` is not a module's name, or no or several layers match; the message
+        lists the candidates.
+    """
+    if callable(head):
+        return Head(function=head)
+    layers = dict(module.named_modules())
+    layers.pop("")
+    if head is not None and head not in layers:
+        raise ValueError(
+            f"head={head!r} is not a module of the net. Its modules are {list(layers)}."
+        )
+    watched = {
+        name: layer
+        for name, layer in layers.items()
+        if name == head or isinstance(layer, nn.Linear)
+    }
+    seen = _Forward.watch(watched, infer, X)
+    matches = {
+        name: activation
+        for name, output in seen.outputs.items()
+        if (activation := _match(output, seen.result)) is not None
+    }
+    if head is not None:
+        if head not in seen.outputs:
+            raise ValueError(
+                f"head={head!r} was not called in the forward pass. Linear layers "
+                f"seen, in order: {seen.describe()}."
+            )
+        return seen.head(head, matches.get(head))
+    if len(matches) == 1 and seen.calls[next(iter(matches))] == 1:
+        return seen.head(*matches.popitem())
+    if not matches:
+        raise ValueError(
+            "Could not find the layer that produces the class scores: no nn.Linear "
+            "returned the net's output. Pass head='<name of a module>' (its input is "
+            "used as features), or a callable head(module, X) that returns the "
+            f"features. Linear layers seen, in order: {seen.describe()}."
+        )
+    raise ValueError(
+        f"The layer that produces the class scores is ambiguous: {list(matches)} "
+        "return the net's output, or do so more than once in a forward pass. Pass "
+        "head='<one of them>', or a callable head(module, X) that returns the features."
+    )
+
+
+@dataclass
+class _Forward:
+    """What some layers did in one forward pass, in the order of execution."""
+
+    outputs: dict[str, Any] = field(default_factory=dict)
+    input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    output: Any = None
+
+    @classmethod
+    def watch(
+        cls, layers: dict[str, nn.Module], infer: Callable[[Any], Any], X: Any
+    ) -> _Forward:
+        """Run the module and watch the layers."""
+        seen = cls()
+        handles = [
+            layer.register_forward_hook(partial(seen._note, name))
+            for name, layer in layers.items()
+        ]
+        try:
+            with torch.no_grad():
+                seen.output = infer(X)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
+
+    def _note(
+        self, name: str, layer: nn.Module, args: tuple[Any, ...], output: Any
+    ) -> None:
+        self.outputs[name] = output
+        self.calls[name] += 1
+        if args and isinstance(args[0], Tensor):
+            self.input_shapes[name] = tuple(args[0].shape)
+
+    @property
+    def result(self) -> Tensor:
+        """The module's scores."""
+        return first_output(self.output)
+
+    def head(self, name: str, activation: str | None) -> Head:
+        """Return the head of this name."""
+        if not isinstance(self.output, Tensor):
+            activation = None  # a loss may use the other outputs
+        return Head(name, None, activation, tuple(self.result.shape[1:]))
+
+    def describe(self) -> str:
+        """List the layers that were called."""
+        layers = [
+            f"{name} (input {shape})" for name, shape in self.input_shapes.items()
+        ]
+        return ", ".join(layers) or "none"
+
+
+def _match(output: Any, result: Tensor) -> str | None:
+    """Return the activation that turns a layer's output into the module's, if any."""
+    if not isinstance(output, Tensor) or output.numel() != result.numel():
+        return None
+    for name, activation in _ACTIVATIONS.items():
+        candidate = activation(output).reshape(result.shape)
+        if torch.allclose(candidate, result, rtol=0, atol=1e-5):
+            return name
+    return None
+
+
+def first_output(output: Any) -> Tensor:
+    """Return the scores of a module that returns a tensor, or a tuple of them first."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def extractor_parameters(
+    head: Head, module: nn.Module, infer: Callable[[Any], Any], X: Any
+) -> set[str]:
+    """Return the names of the parameters that the features depend on.
+
+    All others belong to the head's side of the module.
+    """
+    named = {
+        name: parameter
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+    with torch.enable_grad():
+        features = head.features(module, infer, X)
+        if not features.requires_grad:
+            return set()
+        grads = torch.autograd.grad(
+            features.sum(), list(named.values()), allow_unused=True
+        )
+    return {name for name, grad in zip(named, grads, strict=True) if grad is not None}
+
+
+class FeatureExtractor(nn.Module):
+    """A module seen as one that returns features, with parameters that can be swapped.
+
+    For ``torch.func.functional_call``: step (a) of the algorithms needs features under
+    parameters that are not the module's own.
+
+    Parameters
+    ----------
+    module : nn.Module
+    head : Head
+    infer : callable
+        ``infer(X)`` runs the module on a batch.
+    """
+
+    def __init__(self, module: nn.Module, head: Head, infer: Callable[[Any], Any]):
+        super().__init__()
+        self.module = module
+        self.head = head
+        self.infer = infer
+
+    def forward(self, X: Any) -> Tensor:
+        """Return the features (n, d) of a batch."""
+        return self.head.features(self.module, self.infer, X)

@@ -1,0 +1,195 @@
+"""Batches that know which rows of the training set they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch import dataset as skorch_dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+
+class RowBatch(tuple):
+    """A batch ``(X, y)`` with the row numbers it was made of.
+
+    A tuple, so that skorch and its callbacks see what they always see.
+
+    Attributes
+    ----------
+    rows : Tensor of shape (batch_size,) or None
+        Row numbers in the full training set.
+    """
+
+    rows: Tensor | None
+
+    def __new__(cls, X: Any, y: Any, rows: Tensor | None) -> RowBatch:
+        batch = super().__new__(cls, (X, y))
+        batch.rows = rows
+        return batch
+
+
+class RowLoader:
+    """Drop-in for `DataLoader` that slices arrays and numbers its rows.
+
+    A `DataLoader` collates item by item, which for data in memory takes longer than a
+    small net's whole step. Data sets that do not hold plain arrays go through a
+    `DataLoader` all the same. Splits of skorch are seen through: row numbers
+    are those of the array that was split.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    batch_size : int, default=1
+    shuffle : bool, default=False
+        New order in every epoch, from torch's global generator, as in `DataLoader`.
+    drop_last : bool, default=False
+        Leave out the last batch if it is smaller.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        drop_last: bool = False,
+    ):
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        n = len(self.dataset)
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        arrays = _arrays(self.dataset)
+        if arrays is None:
+            return iter(_NumberedLoader(self._data_loader()))
+        return self._slices(*arrays)
+
+    def _data_loader(self) -> DataLoader:
+        return DataLoader(
+            NumberedDataset(self.dataset),
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+        )
+
+    def _slices(self, X: Any, y: Any, rows: Tensor) -> Iterator[RowBatch]:
+        if self.shuffle:
+            rows = rows[torch.randperm(len(rows))]
+        stop = len(self) * self.batch_size
+        for batch in rows[:stop].split(self.batch_size):
+            if y is None:  # skorch's stand-in when only predicting
+                labels = torch.zeros(len(batch))
+            else:
+                labels = _take(y, batch)
+            yield RowBatch(_take(X, batch), labels, batch)
+
+
+class NumberedDataset(Dataset):
+    """Hands out ``X, (y, row number)``.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Returns ``X, y`` for an item.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: int) -> tuple[Any, tuple[Any, int]]:
+        X, y = self.dataset[item]
+        return X, (y, item)
+
+
+class _NumberedLoader:
+    """Turns the batches of a loader over a `NumberedDataset` into row batches."""
+
+    def __init__(self, loader: Any):
+        self.loader = loader
+        self.base_rows = _base_rows(loader.dataset.dataset)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        for X, (y, items) in self.loader:
+            rows = items if self.base_rows is None else self.base_rows[items]
+            yield RowBatch(X, y, rows)
+
+
+def training_batches(net: NeuralNet, dataset: Dataset) -> Any:
+    """Return an iterable over row batches, loaded as the net is configured to.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised.
+    dataset : Dataset
+
+    Returns
+    -------
+    batches : iterable of RowBatch
+    """
+    if isinstance(net.iterator_train, type) and issubclass(
+        net.iterator_train, RowLoader
+    ):
+        return net.get_iterator(dataset, training=True)
+    return _NumberedLoader(net.get_iterator(NumberedDataset(dataset), training=True))
+
+
+def use_row_loader(net: NeuralNet) -> None:
+    """Let an uninitialised net load by slices, unless the user configured its loaders.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Changed in place.
+    """
+    for part in ("iterator_train", "iterator_valid"):
+        known = {"batch_size", "shuffle", "drop_last"}
+        if getattr(net, part) is DataLoader and set(net.get_params_for(part)) <= known:
+            net.set_params(**{part: RowLoader})
+
+
+def _arrays(dataset: Dataset) -> tuple[Any, Any, Tensor] | None:
+    """Return X, y and the row numbers of a data set that holds plain arrays."""
+    base = dataset
+    while isinstance(base, Subset):
+        base = base.dataset
+    if type(base) is not skorch_dataset.Dataset:
+        return None
+    y = base.y
+    if not _is_array(base.X) or not (y is None or _is_array(y)):
+        return None
+    rows = _base_rows(dataset)
+    return base.X, y, torch.arange(len(base)) if rows is None else rows
+
+
+def _base_rows(dataset: Dataset) -> Tensor | None:
+    """Return the rows of the innermost data set that a chain of subsets picks."""
+    if not isinstance(dataset, Subset):
+        return None
+    rows = torch.as_tensor(np.asarray(dataset.indices))
+    inner = _base_rows(dataset.dataset)
+    return rows if inner is None else inner[rows]
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (np.ndarray, Tensor))
+
+
+def _take(x: np.ndarray | Tensor, rows: Tensor) -> Tensor:
+    if isinstance(x, Tensor):
+        return x[rows.to(x.device)]
+    return torch.from_numpy(x[rows.numpy()])

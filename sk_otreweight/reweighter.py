@@ -1,0 +1,396 @@
+"""Cost, meta set, weights and transport put together: the weights of a batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from sk_otreweight._validation import check_choice, check_real, check_reg, resolve
+from sk_otreweight.costs import Cost, resolve_cost
+from sk_otreweight.meta_sets import Atoms, MetaSet, resolve_meta_set
+from sk_otreweight.transport import (
+    SOLVERS,
+    TransportPlan,
+    TransportSolver,
+    convergence_message,
+    transport_gradient,
+)
+from sk_otreweight.weights import (
+    START_WEIGHTS,
+    Rows,
+    WeightStrategy,
+    class_start_weights,
+    resolve_weights,
+)
+
+# How a change of the cost reaches the batch's loss weights: dL/dC (n, m) -> (n,).
+Chain = Callable[[Tensor, Tensor], Tensor]
+
+
+class Reweighter:
+    """Learns the weights of training rows, batch by batch, in plain torch.
+
+    Usable in a hand-written training loop: tell it the training labels and the meta
+    set, then give it each batch's features, labels and row numbers.
+
+    Parameters
+    ----------
+    cost : str, Cost or callable, default="combined"
+        ``"label"`` (7), ``"feature"`` (8), ``"combined"`` (9), ``"sqeuclidean"``, an
+        instance, or a function (see :class:`FunctionCost`).
+    weights : str, WeightStrategy or nn.Module class, default="vector"
+        ``"vector"``, ``"net"`` (11), ``"attention"`` (13), ``"semirelaxed"``, an
+        instance, or a module class used as weight net.
+    meta_set : str or MetaSet, default="prototype"
+        ``"prototype"`` (12), ``"whole"`` (5), ``"random"``, or an instance.
+    reg : float, default=0.1
+        Weight lambda of the entropy (10).
+    solver : str or TransportSolver, default="sinkhorn"
+        ``"sinkhorn"``, ``"pot"`` or an instance.
+    weight_lr : float, default=None
+        Step size beta of the weights; None leaves the strategy's own.
+    init_weights : {"uniform", "class_balanced", "inverse"}, default="uniform"
+        Where the weights start.
+    random_state : int, default=0
+        Seed of everything that is drawn here; global generators stay untouched.
+
+    Attributes
+    ----------
+    cost_, weights_, meta_set_, solver_
+        The components in use.
+    unconverged_ : int
+        Transport problems of the current training set left above the tolerance.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or a number out of range; the message lists what is
+        valid.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import Reweighter
+    >>> labels = torch.tensor([0] * 9 + [1] * 3)
+    >>> reweighter = Reweighter(cost="label", weights="semirelaxed", reg=0.01)
+    >>> reweighter.set_meta(torch.tensor([0, 1])).set_training_set(labels)
+    Reweighter(cost=LabelCost(), weights=SemiRelaxedWeights(), ...)
+    >>> batch = torch.tensor([0, 1, 10])
+    >>> reweighter(None, labels[batch], batch)
+    tensor([0.6667, 0.6667, 2.0000])
+    """
+
+    def __init__(
+        self,
+        cost: Any = "combined",
+        weights: Any = "vector",
+        meta_set: Any = "prototype",
+        *,
+        reg: float = 0.1,
+        solver: Any = "sinkhorn",
+        weight_lr: float | None = None,
+        init_weights: str = "uniform",
+        random_state: int = 0,
+    ):
+        check_reg(reg)
+        check_choice(init_weights, name="init_weights", choices=tuple(START_WEIGHTS))
+        self.cost_: Cost = resolve_cost(cost)
+        self.weights_: WeightStrategy = resolve_weights(weights)
+        self.meta_set_: MetaSet = resolve_meta_set(meta_set)
+        self.solver_: TransportSolver = resolve(
+            solver, slot="solver", table=SOLVERS, base=TransportSolver
+        )
+        if weight_lr is not None:
+            check_real(weight_lr, name="weight_lr")
+            if "lr" in self.weights_.get_params(deep=False):
+                self.weights_.set_params(lr=weight_lr)
+        self.reg = reg
+        self.init_weights = init_weights
+        self.seed = random_state
+        self.generator = torch.Generator().manual_seed(random_state)
+        self.unconverged_ = 0
+        self._last_cost = float("nan")
+        self._forget_statistics()
+
+    def __repr__(self) -> str:
+        return f"Reweighter(cost={self.cost_!r}, weights={self.weights_!r}, ...)"
+
+    @property
+    def needs_meta_features(self) -> bool:
+        """Whether the cost looks at features, so that meta rows are needed."""
+        return "features" in self.cost_.needs
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether batches must come with features."""
+        return self.needs_meta_features or "features" in self.weights_.needs
+
+    @property
+    def solves_training_set(self) -> bool:
+        """Whether the weights of all rows are found at once, not batch by batch."""
+        return "training_set" in self.weights_.needs
+
+    def set_meta(self, labels: Tensor, features: Tensor | None = None) -> Reweighter:
+        """Set the meta rows that the balanced distribution Q is built from.
+
+        Parameters
+        ----------
+        labels : Tensor of shape (n_meta,)
+            Labels 0 ... K-1. For the label cost, each class once is enough.
+        features : Tensor of shape (n_meta, d), default=None
+            Features of the meta rows; may be left out if the cost needs none.
+
+        Returns
+        -------
+        self : Reweighter
+        """
+        self._meta_labels = labels
+        self._meta_features = None if features is None else features.detach()
+        self._atoms: Atoms | None = None
+        return self
+
+    def set_training_set(
+        self,
+        labels: Tensor,
+        features: Tensor | None = None,
+        class_counts: Tensor | None = None,
+    ) -> Reweighter:
+        """Set the rows to be weighted and start their weights; after `set_meta`.
+
+        Parameters
+        ----------
+        labels : Tensor of shape (n,)
+            Labels 0 ... K-1 of the training rows.
+        features : Tensor of shape (n, d), default=None
+            Their features; needed by weight nets and by ``"semirelaxed"`` if
+            the cost looks at features.
+        class_counts : Tensor of shape (K,), default=None
+            Rows of each class that the start weights are computed from; None counts
+            `labels`. In a stream: the counts so far.
+
+        Returns
+        -------
+        self : Reweighter
+        """
+        self._labels = labels
+        self.unconverged_ = 0
+        if class_counts is None:
+            class_counts = labels.bincount()
+        dtype = torch.get_default_dtype() if features is None else features.dtype
+        class_start = class_start_weights(self.init_weights, class_counts)
+        self._class_start = class_start.to(labels.device, dtype)
+        self.weights_.start(self._rows(labels, features, None), self.seed)
+        if self.solves_training_set:
+            self.refresh(features)
+        return self
+
+    def refresh(self, features: Tensor | None = None) -> None:
+        """Solve for the weights of the whole training set again.
+
+        To be called when features or meta rows have changed; does nothing for
+        strategies that learn batch by batch.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, d), default=None
+            Features of the training rows; not needed if the cost looks at labels only.
+        """
+        if not self.solves_training_set:
+            return
+        atoms = self._present(self._draw_atoms(None))
+        labels = self._labels
+
+        def cost(rows: slice) -> Tensor:
+            block = None if features is None else features[rows]
+            return self.cost_(block, labels[rows], atoms.features, atoms.labels)
+
+        with torch.no_grad():
+            self._transport_costs.append(
+                self.weights_.solve(cost, atoms.mass, self.reg, len(labels))
+            )
+
+    def weights(
+        self,
+        features: Tensor | None,
+        labels: Tensor,
+        index: Tensor | None = None,
+        *,
+        record: bool = True,
+    ) -> Tensor:
+        """Return the current weights of a batch (n,), for its losses.
+
+        Multiply the losses with them and take the plain mean. Their mean is 1 over the
+        training set (weight nets: over the batch). Unless `record` is False, they
+        count in `statistics`.
+        """
+        with torch.no_grad():
+            rows = self._rows(labels, features, index)
+            weights = self.weights_.loss_weights(rows)
+            if record:
+                self._record(weights, rows.start)
+        return weights
+
+    def update(
+        self,
+        features: Tensor | None,
+        labels: Tensor,
+        index: Tensor | None = None,
+        *,
+        cost_features: Tensor | None = None,
+        meta_features: Tensor | None = None,
+        chain: Chain | None = None,
+    ) -> None:
+        """Move the weights of a batch against the gradient of the transport cost.
+
+        Step (b) of Algorithms 1 and 2.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, d) or None
+            Features that a weight net reads.
+        labels : Tensor of shape (n,)
+        index : Tensor of shape (n,), default=None
+            Row numbers in the training set.
+        cost_features, meta_features : Tensor, default=None
+            Features that the cost compares, for batch and meta rows, when they are not
+            `features` and those given to `set_meta`: after step (a), those of the
+            virtually updated extractor.
+        chain : callable, default=None
+            ``chain(C, dL/dC)`` returns the gradient (n,) that reaches the loss weights
+            of the batch through the cost, for the exact form of step (a).
+        """
+        if self.solves_training_set:
+            return
+        rows = self._rows(labels, features, index)
+        n_steps = self.weights_.begin_batch(rows)
+        atoms = self._draw_atoms(meta_features)
+        if cost_features is None:
+            cost_features = features
+        C = self.cost_(cost_features, labels, atoms.features, atoms.labels)
+        mass = atoms.mass.double()
+        for _ in range(n_steps):
+            with torch.no_grad():
+                a = self.weights_.probabilities(rows).double()
+            fixed = C.detach()
+            solution = self.solver_.solve(fixed, a / a.sum(), mass, self.reg)
+            self._note(solution)
+            grad_a, _, grad_C = transport_gradient(fixed, solution, self.reg)
+            if chain is not None:
+                scale = self.weights_.loss_weights(rows).detach().sum()
+                grad_a = grad_a + scale * chain(C, grad_C.to(C.dtype))
+            self.weights_.step(rows, grad_a.to(C.dtype))
+
+    def __call__(
+        self, features: Tensor | None, labels: Tensor, index: Tensor | None = None
+    ) -> Tensor:
+        """Update the weights of a batch and return them.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, d) or None
+            Input of the classifier head; None if neither cost nor weights need it.
+        labels : Tensor of shape (n,)
+            Labels 0 ... K-1.
+        index : Tensor of shape (n,), default=None
+            Row numbers in the training set; needed by ``"vector"`` and
+            ``"semirelaxed"``.
+
+        Returns
+        -------
+        weights : Tensor of shape (n,)
+            Factors of the losses, for a plain mean.
+        """
+        features = None if features is None else features.detach()
+        self.update(features, labels, index)
+        return self.weights(features, labels, index)
+
+    def sample_weight(self, features: Tensor | None = None) -> Tensor:
+        """Return the weights of all training rows (n,), of mean 1.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, d), default=None
+            Features of the training rows, for weight nets.
+        """
+        with torch.no_grad():
+            return self.weights_.sample_weight(self._rows(self._labels, features, None))
+
+    def statistics(self) -> dict[str, float]:
+        """Return how far the weights moved since the last call.
+
+        Returns
+        -------
+        statistics : dict
+            ``weights_ess``, effective sample size (sum w)^2 / (n sum w^2), 1 for
+            uniform weights; ``weights_kl``, Kullback-Leibler divergence from the start
+            weights; ``ot_cost``, mean transport cost.
+        """
+        n, total, squares, log_ratio, start = self._sums
+        if n == 0:
+            ess, divergence = 1.0, 0.0
+        else:
+            ess = float(total**2 / (n * squares))
+            divergence = float(log_ratio / total - torch.log(total / start))
+        if self._transport_costs:  # a closed form is not solved anew in every epoch
+            self._last_cost = float(torch.stack(self._transport_costs).mean())
+        self._forget_statistics()
+        return {
+            "weights_ess": ess,
+            "weights_kl": max(divergence, 0.0),
+            "ot_cost": self._last_cost,
+        }
+
+    def _forget_statistics(self) -> None:
+        self._sums: tuple[Any, ...] = (0, 0.0, 0.0, 0.0, 0.0)
+        self._transport_costs: list[Tensor] = []
+
+    def _record(self, weights: Tensor, start: Tensor) -> None:
+        log_ratio = torch.special.xlogy(weights, weights / start)
+        new = (len(weights), weights.sum(), weights.square().sum(), log_ratio.sum())
+        new += (start.sum(),)
+        self._sums = tuple(old + x for old, x in zip(self._sums, new, strict=True))
+
+    def _rows(
+        self, labels: Tensor, features: Tensor | None, index: Tensor | None
+    ) -> Rows:
+        if "features" not in self.weights_.needs:
+            features = None
+        return Rows(features, self._class_start[labels], index)
+
+    def _draw_atoms(self, features: Tensor | None) -> Atoms:
+        """Return Q; built once unless it is random or `features` are new."""
+        if features is None and self._atoms is not None:
+            return self._atoms
+        source = self._meta_features if features is None else features
+        atoms = self.meta_set_.atoms(source, self._meta_labels, self.generator)
+        if features is None and not self.meta_set_.stochastic:
+            self._atoms = atoms
+        return atoms
+
+    def _present(self, atoms: Atoms) -> Atoms:
+        """Leave out classes that no training row has: nobody could take their mass."""
+        present = torch.isin(atoms.labels, self._labels)
+        if bool(present.all()) or not bool(present.any()):
+            return atoms
+        features = None if atoms.features is None else atoms.features[present]
+        mass = atoms.mass[present]
+        return Atoms(features, atoms.labels[present], mass / mass.sum())
+
+    def _note(self, solution: TransportPlan) -> None:
+        self._transport_costs.append(solution.cost)
+        if solution.converged:
+            return
+        if self.unconverged_ == 0:
+            message = convergence_message(
+                error=solution.marginal_error.max().item(),
+                tol=self.solver_.tol,
+                max_iter=self.solver_.max_iter,
+                reg=self.reg,
+            )
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        self.unconverged_ += 1

@@ -1,0 +1,361 @@
+"""One skorch training run with two stages.
+
+Stage 1 trains the net as it is. Stage 2 lets skorch do the step as well (optimizer,
+callbacks, gradient hooks) and replaces only the loss, for the duration of the step: a
+`Stage2Step` is asked for the weights of the batch's losses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from skorch import NeuralNet
+from skorch.dataset import Dataset, unpack_data
+from skorch.utils import to_tensor
+from torch import Tensor
+from torch.utils.data import Subset
+
+from sk_otreweight._validation import check_finite_loss, check_losses
+from sk_otreweight.features import Head, extractor_parameters, first_output
+from sk_otreweight.loaders import RowBatch, training_batches
+
+
+class StepBatch(NamedTuple):
+    """What a stage-2 step is given of a batch.
+
+    Attributes
+    ----------
+    X : inputs, as the loader gave them
+        Features instead, if the extractor is frozen and its features are cached.
+    features : Tensor of shape (n, d) or None
+        Input of the head in the batch's own forward pass, detached; None if the step
+        needs none.
+    labels : Tensor of shape (n,)
+    rows : Tensor of shape (n,) or None
+        Row numbers in the training set.
+    losses : Tensor of shape (n,)
+        Loss of each row, with its graph.
+    """
+
+    X: Any
+    features: Tensor | None
+    labels: Tensor
+    rows: Tensor | None
+    losses: Tensor
+
+
+class Stage2Step(ABC):
+    """What a re-weighting method does in stage 2; subclasses write `weigh`."""
+
+    needs_features: bool = False
+
+    @abstractmethod
+    def weigh(self, batch: StepBatch) -> Tensor:
+        """Return the factors (n,) of the batch's losses, for a plain mean."""
+
+    def begin_epoch(self) -> None:  # noqa: B027 - optional hook
+        """Prepare for an epoch of stage 2."""
+
+    def extra_batch(self) -> tuple[float, Any, Any] | None:
+        """Return a weight, inputs and labels whose mean loss is added, or None."""
+        return None
+
+    def record(self) -> Mapping[str, float]:
+        """Return what the history of this epoch should hold."""
+        return {}
+
+
+class TrainingRun:
+    """The epochs of one training run, in stages.
+
+    Use as a context manager: callbacks are told of the begin and end of the run, once.
+    A KeyboardInterrupt ends the run, and what was learned is kept; one that a
+    callback raises at the end of an epoch (early stopping) ends the stage only.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised.
+    X : array of shape (n, ...)
+    y : array of shape (n,)
+        Encoded labels.
+    columns : mapping
+        History entries of the epochs before stage 2, so that skorch's table has the
+        same columns throughout.
+    """
+
+    def __init__(
+        self, net: NeuralNet, X: Any, y: Any, columns: Mapping[str, float]
+    ) -> None:
+        self.net = net
+        self.X, self.y = X, y
+        self.columns = columns
+
+    def __enter__(self) -> TrainingRun:
+        net = self.net
+        net.check_data(self.X, self.y)
+        net.check_training_readiness()
+        net.notify("on_train_begin", X=self.X, y=self.y)
+        self.train, self.valid = net.get_split_datasets(self.X, self.y)
+        return self
+
+    def __exit__(self, kind: type | None, error: Any, trace: Any) -> bool:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        if kind is None or interrupted:
+            self.net.notify("on_train_end", X=self.X, y=self.y)
+        return interrupted
+
+    def stage_one(self, epochs: int) -> None:
+        """Train the net as it is configured, with its own loss."""
+
+        def step(batch: Any) -> dict[str, Any]:
+            with _replaced(self.net, get_loss=_checked_loss(self.net)):
+                return self.net.train_step(batch)
+
+        batches = training_batches(self.net, self.train)
+        self._run(1, epochs, batches, step, lambda: None, lambda: self.columns)
+
+    def stage_two(
+        self,
+        epochs: int,
+        step: Stage2Step,
+        *,
+        head: Head | None,
+        cached: Tensor | None = None,
+        freeze: bool = False,
+        lr: float | None = None,
+    ) -> None:
+        """Train with the losses weighed by `step`.
+
+        Parameters
+        ----------
+        epochs : int
+        step : Stage2Step
+        head : Head or None
+            Where features are read; None if nothing needs them.
+        cached : Tensor of shape (n, d), default=None
+            Features of all rows: the head alone is run, on these.
+        freeze : bool, default=False
+            Train the head's side of the net only. The rest keeps its
+            parameters and, in evaluation mode, its buffers.
+        lr : float, default=None
+            Learning rate; None keeps the optimizer's.
+        """
+        if lr is not None:
+            for group in self.net.optimizer_.param_groups:
+                group["lr"] = lr
+        weighted = _WeightedStep(self.net, step, head, cached is not None, freeze)
+        train = self.train if cached is None else self._cached_dataset(cached)
+        batches = training_batches(self.net, train)
+        with _frozen(self.net, head, self.X) if freeze else ExitStack():
+            self._run(2, epochs, batches, weighted, step.begin_epoch, step.record)
+
+    def _cached_dataset(self, features: Tensor) -> Any:
+        """Return the training rows with features in the place of inputs."""
+        dataset = Dataset(features, self.y)
+        if isinstance(self.train, Subset):
+            return Subset(dataset, self.train.indices)
+        return dataset
+
+    def _run(
+        self,
+        stage: int,
+        epochs: int,
+        batches: Any,
+        step: Callable[[Any], dict[str, Any]],
+        begin_epoch: Callable[[], None],
+        record: Callable[[], Mapping[str, float]],
+    ) -> None:
+        net = self.net
+        datasets = {"dataset_train": self.train, "dataset_valid": self.valid}
+        validation = None
+        if self.valid is not None:
+            validation = net.get_iterator(self.valid, training=False)
+        for _ in range(epochs):
+            net.notify("on_epoch_begin", **datasets)
+            net.history.record("stage", stage)
+            begin_epoch()
+            net.run_single_epoch(batches, training=True, prefix="train", step_fn=step)
+            for name, value in record().items():
+                net.history.record(name, value)
+            net.run_single_epoch(
+                validation,
+                training=False,
+                prefix="valid",
+                step_fn=net.validation_step,
+            )
+            try:
+                net.notify("on_epoch_end", **datasets)
+            except KeyboardInterrupt:
+                return
+
+
+class _WeightedStep:
+    """skorch's training step with the losses weighed."""
+
+    def __init__(
+        self,
+        net: NeuralNet,
+        step: Stage2Step,
+        head: Head | None,
+        cached: bool,
+        freeze: bool,
+    ) -> None:
+        self.net, self.step, self.head = net, step, head
+        self.cached, self.freeze = cached, freeze
+
+    def __call__(self, batch: RowBatch) -> dict[str, Any]:
+        net, weights = self.net, None
+        own_loss, own_infer = net.get_loss, net.infer
+
+        def infer(X: Any, **fit_params: Any) -> Any:
+            if self.cached:
+                features = to_tensor(X, device=net.device)
+                return self.head.replay(net.module_, features)
+            if self.freeze:
+                net.module_.eval()
+            return own_infer(X, **fit_params)
+
+        def loss(y_pred: Any, y_true: Any, X: Any = None, **kwargs: Any) -> Tensor:
+            nonlocal weights
+            losses = own_loss(y_pred, y_true, X=X, **kwargs)
+            losses = check_losses(losses, n_rows=len(y_true))
+            _check_batch(net, losses)
+            if weights is None:  # once, also if the optimizer asks for the loss again
+                weights = self.step.weigh(self._batch(batch, X, y_true, tap, losses))
+            total = (weights * losses).mean()
+            extra = self.step.extra_batch()
+            if extra is not None:
+                factor, X_extra, y_extra = extra
+                scores = net.infer(X_extra)
+                total = total + factor * own_loss(scores, y_extra, training=True).mean()
+            return total
+
+        with ExitStack() as stack:
+            tap = None
+            if self.step.needs_features and not self.cached:
+                tap = stack.enter_context(self.head.tap(net.module_))
+            stack.enter_context(_replaced(net, get_loss=loss, infer=infer))
+            stack.enter_context(_unreduced(net.criterion_))
+            return net.train_step(batch)
+
+    def _batch(
+        self, batch: RowBatch, X: Any, y_true: Any, tap: Any, losses: Tensor
+    ) -> StepBatch:
+        labels = to_tensor(y_true, device=self.net.device).long()
+        features = None
+        if self.cached:
+            features = to_tensor(X, device=self.net.device)
+        elif self.step.needs_features and self.head.function is not None:
+            features = batch_features(self.net, self.head, X)
+        elif self.step.needs_features:
+            features = tap.features()
+        features = None if features is None else features.detach()
+        rows = batch.rows
+        rows = None if rows is None else rows.to(self.net.device)
+        return StepBatch(X, features, labels, rows, losses)
+
+
+def batch_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
+    """Return the features (n, d) of a batch of inputs, in the net's current mode."""
+    if head.function is not None:
+        X = to_tensor(X, device=net.device)
+    return head.features(net.module_, net.infer, X)
+
+
+def extract_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
+    """Return the features (n, d) of all rows of `X`, in evaluation mode.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised; left in evaluation mode.
+    head : Head
+    X : array of shape (n, ...)
+
+    Returns
+    -------
+    features : Tensor of shape (n, d)
+        On the net's device.
+    """
+    net.module_.eval()
+    batches = net.get_iterator(net.get_dataset(X), training=False)
+    with torch.no_grad():
+        return torch.cat(
+            [batch_features(net, head, unpack_data(batch)[0]) for batch in batches]
+        )
+
+
+def _checked_loss(net: NeuralNet) -> Callable[..., Tensor]:
+    own_loss = net.get_loss
+
+    def loss(*args: Any, **kwargs: Any) -> Tensor:
+        value = own_loss(*args, **kwargs)
+        _check_batch(net, value, stage=1)
+        return value
+
+    return loss
+
+
+def _check_batch(net: NeuralNet, losses: Tensor, stage: int = 2) -> None:
+    # Before the optimizer's step, so that the parameters stay finite.
+    check_finite_loss(
+        losses.detach().sum(),
+        stage=stage,
+        epoch=len(net.history),
+        batch=len(net.history[-1]["batches"]),
+    )
+
+
+@contextmanager
+def _replaced(net: NeuralNet, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Give a net other methods for a while."""
+    before = {name: vars(net)[name] for name in methods if name in vars(net)}
+    vars(net).update(methods)
+    try:
+        yield
+    finally:
+        for name in methods:
+            del vars(net)[name]
+        vars(net).update(before)
+
+
+@contextmanager
+def _unreduced(criterion: Any) -> Iterator[None]:
+    """Let a criterion return one loss per row for a while."""
+    before = getattr(criterion, "reduction", None)
+    if before is not None:
+        criterion.reduction = "none"
+    try:
+        yield
+    finally:
+        if before is not None:
+            criterion.reduction = before
+
+
+@contextmanager
+def _frozen(net: NeuralNet, head: Head, X: Any) -> Iterator[None]:
+    """Exclude the extractor's parameters from training for a while."""
+    net.module_.eval()
+    names = extractor_parameters(
+        head, net.module_, lambda batch: first_output(net.infer(batch)), X[:2]
+    )
+    frozen = [p for name, p in net.module_.named_parameters() if name in names]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+        parameter.grad = None  # optimizers pass over parameters without a gradient
+    try:
+        if not any(p.requires_grad for p in net.module_.parameters()):
+            raise ValueError(
+                "finetune='head' leaves no parameter to train: the features depend on "
+                "all of them (is the head's weight tied to another layer?). Use "
+                "finetune='all', or pass another head."
+            )
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
