@@ -88,7 +88,8 @@ def check_real(
     if not (good and np.isfinite(value) and minimum <= value <= maximum):
         limit = "" if maximum == np.inf else f" and <= {maximum:g}"
         raise ValueError(
-            f"{name}={value!r} is not valid: give a finite number >= {minimum:g}{limit}."
+            f"{name}={value!r} is not valid: give a finite number >= {minimum:g}"
+            f"{limit}."
         )
 
 
@@ -136,7 +137,7 @@ def _span(values: Tensor) -> str:
 
 
 def check_cost_matrix(C: Any, *, n_rows: int, n_columns: int, name: str) -> None:
-    """Raise unless a cost returned a finite, non-negative (n_rows, n_columns) matrix."""
+    """Raise unless a cost returned a finite, non-negative matrix of this shape."""
     hint = f"the cost {name} must return a Tensor of shape ({n_rows}, {n_columns})"
     if not isinstance(C, Tensor):
         raise TypeError(f"Got a {type(C).__name__}: {hint}, training rows x meta rows.")

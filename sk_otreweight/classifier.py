@@ -21,7 +21,7 @@ from sk_otreweight._validation import (
 from sk_otreweight.base import BaseReweightedClassifier, Stage2Data
 from sk_otreweight.features import FeatureExtractor
 from sk_otreweight.meta_sets import draw_rows
-from sk_otreweight.reweighter import Chain, Reweighter
+from sk_otreweight.reweighter import Reweighter
 from sk_otreweight.training import Stage2Step, StepBatch, extract_features
 
 

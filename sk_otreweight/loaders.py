@@ -27,6 +27,7 @@ class RowBatch(tuple):
     rows: Tensor | None
 
     def __new__(cls, X: Any, y: Any, rows: Tensor | None) -> RowBatch:
+        """Make the tuple (X, y) and remember the rows."""
         batch = super().__new__(cls, (X, y))
         batch.rows = rows
         return batch

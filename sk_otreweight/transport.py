@@ -32,8 +32,10 @@ from sk_otreweight._validation import (
 
 # Sinkhorn looks at its error every so many sweeps: a look waits for the device.
 _CHECK_EVERY = 10
-# Fractions of a Newton step that are tried, and the largest system worth a step.
-_NEWTON_FRACTIONS = (1.0, 0.3, 0.1, 0.03)
+# Longest moves of log-potentials by a Newton step that are tried (between blocks of the
+# plan that are almost separate the full step is far too long), and the largest
+# system worth a step.
+_NEWTON_REACHES = (float("inf"), 10.0, 3.0, 1.0)
 _NEWTON_MAX_SIZE = 1024
 # Below 1 % of the largest cost, reg is lowered step by step by this factor.
 _ANNEAL_BELOW, _ANNEAL_FACTOR = 0.01, 0.7
@@ -246,15 +248,16 @@ def _newton_step(
     plan: Tensor,
     error: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Move the potentials by the fraction of a Newton step that errs least."""
+    """Move the potentials along a Newton step, as far as the error is least."""
     S = torch.softmax(logits + v[..., None, :], -1)
     R = torch.softmax(logits + u[..., None], -2)
     column = plan.sum(-2)
     lack = torch.where(column > 0, (b - column) / column, torch.zeros_like(b))
     _, direction = _solve_coupled(S, R, a, column, torch.zeros_like(a), lack)
+    length = (direction.amax(-1) - direction.amin(-1)).clamp(min=1e-300)[..., None]
     best_u, best_v, best_error = u, v, error
-    for fraction in _NEWTON_FRACTIONS:
-        new_v = v + fraction * direction
+    for reach in _NEWTON_REACHES:
+        new_v = v + (reach / length).clamp(max=1) * direction
         new_u = _row_update(logits, log_a, new_v)
         _, new_error = _plan_and_error(logits, new_u, new_v, b)
         better = (new_error < best_error)[..., None]  # False for NaN
