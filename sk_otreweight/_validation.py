@@ -200,6 +200,15 @@ def check_two_classes(classes: np.ndarray) -> None:
         )
 
 
+def check_same_classes(given: np.ndarray, classes: np.ndarray) -> None:
+    """Raise if other classes are given than those of the first call."""
+    if not np.array_equal(given, classes):
+        raise ValueError(
+            f"classes={given.tolist()} are not those of the first call of partial_fit "
+            f"or fit, {classes.tolist()}. Leave classes out, or call fit to start anew."
+        )
+
+
 def check_meta_arguments(
     meta: Any, X_meta: Any, y_meta: Any, meta_mask: Any, *, n_rows: int
 ) -> tuple[Any, Any] | None:

@@ -28,11 +28,13 @@ from sk_otreweight._validation import (
     check_meta_mask,
     check_output_width,
     check_real,
+    check_same_classes,
     check_two_classes,
     encode_labels,
 )
 from sk_otreweight.features import Head, find_head, first_output
 from sk_otreweight.nets import build_net, input_dtype, is_bare
+from sk_otreweight.randomness import seeded
 from sk_otreweight.training import Stage2Step, TrainingRun, extract_features
 
 # Prediction batches have this many rows always: matrix products of another number of
@@ -157,7 +159,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             self.classes_ = np.unique(y)
             check_two_classes(self.classes_)
             seed = _draw_seed(self.random_state)
-            with _seeded(seed, self.net):
+            with seeded(seed, getattr(self.net, "device", None) or "cpu"):
                 self._fit(X, y, held_out, meta_rows, seed)
         return self
 
@@ -199,6 +201,8 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
                 "classes=None at the first call of partial_fit: give all class labels "
                 "of the stream, as a chunk may lack some."
             )
+        if classes is not None and not first:
+            check_same_classes(np.unique(np.asarray(classes)), self.classes_)
         with _kept_on_error(self):
             X, y, held_out, meta_rows = self._check_data(
                 X, y, meta, X_meta, y_meta, meta_mask, reset=first
@@ -207,7 +211,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
                 self.classes_ = np.unique(np.asarray(classes))
                 check_two_classes(self.classes_)
             seed = _draw_seed(self.random_state)
-            with _seeded(seed, self.net):
+            with seeded(seed, getattr(self.net, "device", None) or "cpu"):
                 self._partial_fit(X, y, held_out, meta_rows, seed, first)
         return self
 
@@ -464,15 +468,6 @@ def _draw_seed(random_state: Any) -> int:
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
-
-
-@contextmanager
-def _seeded(seed: int, net: Any) -> Iterator[None]:
-    """Seed torch inside the context and leave its generators as they were."""
-    device = torch.device(getattr(net, "device", None) or "cpu")
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

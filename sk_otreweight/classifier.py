@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from skorch import NeuralNet
 from skorch.utils import to_tensor
 from torch import Tensor
-from torch.func import functional_call
 
 from sk_otreweight._validation import (
     MetaData,
@@ -19,10 +17,10 @@ from sk_otreweight._validation import (
     check_real,
 )
 from sk_otreweight.base import BaseReweightedClassifier, Stage2Data
-from sk_otreweight.features import FeatureExtractor
 from sk_otreweight.meta_sets import draw_rows
 from sk_otreweight.reweighter import Reweighter
 from sk_otreweight.training import Stage2Step, StepBatch, extract_features
+from sk_otreweight.virtual_step import VirtualStep
 
 
 class OTReweightedClassifier(BaseReweightedClassifier):
@@ -196,20 +194,15 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             check_drawable(counts, self.classes_)
 
     def _make_step(self, data: Stage2Data) -> Stage2Step:
-        reweighter = self._reweighter if data.is_stream and self._streams() else None
-        if reweighter is None:
-            reweighter = self._new_reweighter(data.seed)
-        self._reweighter = reweighter
+        if not (data.is_stream and hasattr(self, "_reweighter")):
+            self._reweighter = self._new_reweighter(data.seed)
         return _TransportStep(
-            reweighter,
+            self._reweighter,
             data,
             n_classes=len(self.classes_),
             virtual_step=self.virtual_step,
             meta_loss_weight=self.meta_loss_weight,
         )
-
-    def _streams(self) -> bool:
-        return hasattr(self, "_reweighter")
 
     def _sample_weight(self, step: _TransportStep, data: Stage2Data) -> Tensor:
         reweighter = step.reweighter
@@ -267,8 +260,12 @@ class _TransportStep(Stage2Step):
             self.reweighter.update(*points)
         else:
             weights = self.reweighter.weights(*points, record=False)
-            virtual = _VirtualStep(
-                self.data, batch, weights, is_exact=self.virtual_step == "exact"
+            virtual = VirtualStep(
+                self.data.net,
+                self.data.head,
+                batch.losses,
+                weights,
+                is_exact=self.virtual_step == "exact",
             )
             self.reweighter.update(
                 *points,
@@ -332,84 +329,3 @@ class _TransportStep(Stage2Step):
     def _loss_targets(self, labels: Tensor) -> Tensor:
         single = self.data.net.evaluation_step((self.data.X[:1], None))
         return labels.float() if single.numel() == 1 else labels
-
-
-class _VirtualStep:
-    """Step (a): the net after one plain gradient step with the current weights.
-
-    The features under the virtual parameters are computed in evaluation mode: buffers
-    stay as they are, and batch and meta rows are normalised alike.
-    """
-
-    def __init__(
-        self, data: Stage2Data, batch: StepBatch, weights: Tensor, *, is_exact: bool
-    ) -> None:
-        net = data.net
-        self.is_exact = is_exact
-        self.extractor = FeatureExtractor(net.module_, data.head, net.infer)
-        named = {
-            f"module.{name}": parameter
-            for name, parameter in net.module_.named_parameters()
-            if parameter.requires_grad
-        }
-        # Each loss counts weight / n, as in the mean that is minimised.
-        self.shares = (weights / len(weights)).requires_grad_(is_exact)
-        grads = torch.autograd.grad(
-            batch.losses,
-            list(named.values()),
-            grad_outputs=self.shares,
-            create_graph=is_exact,
-            retain_graph=True,
-            allow_unused=True,
-        )
-        lrs = _learning_rates(net)
-        self.moves: dict[str, Tensor] = {}
-        self.parameters: dict[str, Tensor] = {}
-        for (name, parameter), grad in zip(named.items(), grads, strict=True):
-            if grad is not None:
-                move = -lrs[id(parameter)] * grad
-                self.moves[name] = move
-                self.parameters[name] = (parameter + move).detach()
-                self.parameters[name].requires_grad_(is_exact)
-
-    def features(self, X: Any) -> Tensor:
-        """Return the features (n, d) of a batch of inputs."""
-        self.extractor.eval()
-        X = to_tensor(X, device=self.shares.device)
-        with torch.set_grad_enabled(self.is_exact):
-            features = functional_call(self.extractor, self.parameters, (X,))
-        self.extractor.train()
-        return features
-
-    def chain(self, C: Tensor, grad_C: Tensor) -> Tensor:
-        """Return the gradient that reaches the loss weights through the cost.
-
-        With v the gradient with respect to the virtual parameters, the gradient of
-        weight i is ``-(alpha / n) <grad l_i, v>``.
-        """
-        grads = torch.autograd.grad(
-            C,
-            list(self.parameters.values()),
-            grad_outputs=grad_C,
-            allow_unused=True,
-            retain_graph=True,
-        )
-        pairs = [
-            (move, grad)
-            for move, grad in zip(self.moves.values(), grads, strict=True)
-            if grad is not None
-        ]
-        moves, directions = zip(*pairs, strict=True)
-        (shares,) = torch.autograd.grad(
-            moves, self.shares, grad_outputs=directions, retain_graph=True
-        )
-        return shares / len(shares)
-
-
-def _learning_rates(net: NeuralNet) -> dict[int, float]:
-    """Return the optimizer's current learning rate of each parameter, by identity."""
-    return {
-        id(parameter): group["lr"]
-        for group in net.optimizer_.param_groups
-        for parameter in group["params"]
-    }

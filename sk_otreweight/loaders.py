@@ -86,10 +86,8 @@ class RowLoader:
             rows = rows[torch.randperm(len(rows))]
         stop = len(self) * self.batch_size
         for batch in rows[:stop].split(self.batch_size):
-            if y is None:  # skorch's stand-in when only predicting
-                labels = torch.zeros(len(batch))
-            else:
-                labels = _take(y, batch)
+            # Without labels, what skorch stands in for them when only predicting.
+            labels = torch.zeros(len(batch)) if y is None else _take(y, batch)
             yield RowBatch(_take(X, batch), labels, batch)
 
 

@@ -73,7 +73,7 @@ class TrainingRun:
     """The epochs of one training run, in stages.
 
     Use as a context manager: callbacks are told of the begin and end of the run, once.
-    A KeyboardInterrupt ends the run, and what was learned is kept; one that a
+    A KeyboardInterrupt ends the training, and what was learned is kept; one that a
     callback raises at the end of an epoch (early stopping) ends the stage only.
 
     Parameters
@@ -94,6 +94,7 @@ class TrainingRun:
         self.net = net
         self.X, self.y = X, y
         self.columns = columns
+        self.interrupted = False
 
     def __enter__(self) -> TrainingRun:
         net = self.net
@@ -103,11 +104,9 @@ class TrainingRun:
         self.train, self.valid = net.get_split_datasets(self.X, self.y)
         return self
 
-    def __exit__(self, kind: type | None, error: Any, trace: Any) -> bool:
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        if kind is None or interrupted:
+    def __exit__(self, kind: type | None, error: Any, trace: Any) -> None:
+        if kind is None:
             self.net.notify("on_train_end", X=self.X, y=self.y)
-        return interrupted
 
     def stage_one(self, epochs: int) -> None:
         """Train the net as it is configured, with its own loss."""
@@ -175,7 +174,8 @@ class TrainingRun:
         validation = None
         if self.valid is not None:
             validation = net.get_iterator(self.valid, training=False)
-        for _ in range(epochs):
+
+        def epoch() -> None:
             net.notify("on_epoch_begin", **datasets)
             net.history.record("stage", stage)
             begin_epoch()
@@ -188,6 +188,15 @@ class TrainingRun:
                 prefix="valid",
                 step_fn=net.validation_step,
             )
+
+        for _ in range(epochs):
+            if self.interrupted:
+                return
+            try:
+                epoch()
+            except KeyboardInterrupt:
+                self.interrupted = True
+                return
             try:
                 net.notify("on_epoch_end", **datasets)
             except KeyboardInterrupt:

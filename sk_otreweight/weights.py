@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from sk_otreweight._validation import check_choice, check_count, check_real, resolve
+from sk_otreweight.randomness import seeded
 from sk_otreweight.transport import solve_semirelaxed
 
 
@@ -215,8 +216,7 @@ class _NetStrategy(WeightStrategy):
         if hasattr(self, "module_"):
             return
         device = rows.features.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        with seeded(seed, device):
             module = self._build(rows.features.shape[1])
         self.module_ = module.to(device=device, dtype=rows.features.dtype)
         with torch.no_grad():

@@ -1,0 +1,102 @@
+"""The solvers by name, and the function that most people call."""
+
+from __future__ import annotations
+
+import warnings
+
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from sk_otreweight.transport.log_domain import SinkhornSolver
+from sk_otreweight.transport.plan import TransportPlan, TransportSolver
+from sk_otreweight.transport.pot import POTSolver
+
+SOLVERS: dict[str, type[TransportSolver]] = {
+    "sinkhorn": SinkhornSolver,
+    "pot": POTSolver,
+}
+
+
+def sinkhorn(
+    C: Tensor,
+    a: Tensor,
+    b: Tensor,
+    reg: float = 0.1,
+    *,
+    max_iter: int = 200,
+    tol: float = 1e-6,
+    init: Tensor | None = None,
+) -> TransportPlan:
+    """Solve the entropic transport problem with Sinkhorn's iteration.
+
+    Minimises ``<C, T> - reg * H(T)`` with ``H(T) = -sum T log T`` over the plans with
+    row sums `a` and column sums `b` (Eq. 10), in the log domain.
+
+    Parameters
+    ----------
+    C : Tensor of shape (..., n, m)
+        Cost, non-negative.
+    a : Tensor of shape (..., n)
+        Mass of the rows; zero entries are allowed.
+    b : Tensor of shape (..., m)
+        Mass of the columns, with the same total.
+    reg : float, default=0.1
+        Weight of the entropy, in units of the cost, > 0.
+    max_iter : int, default=200
+        Most sweeps.
+    tol : float, default=1e-6
+        Largest L1 error of the column sums.
+    init : Tensor of shape (..., m), default=None
+        Dual potential `g` to start from, for instance that of a similar problem.
+
+    Returns
+    -------
+    solution : TransportPlan
+        In the dtype of `C`.
+
+    Raises
+    ------
+    ValueError
+        If `reg` is not positive, the shapes do not fit, or the masses differ.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If `tol` is not reached within `max_iter` sweeps.
+
+    References
+    ----------
+    Cuturi, "Sinkhorn distances: lightspeed computation of optimal transport",
+    NeurIPS 2013.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import sinkhorn
+    >>> solution = sinkhorn(torch.zeros(2, 3), torch.ones(2) / 2, torch.ones(3) / 3)
+    >>> solution.plan
+    tensor([[0.1667, 0.1667, 0.1667],
+            [0.1667, 0.1667, 0.1667]])
+    """
+    solution = SinkhornSolver(max_iter=max_iter, tol=tol).solve(C, a, b, reg, init)
+    if not solution.converged:
+        warnings.warn(
+            convergence_message(
+                error=solution.marginal_error.max().item(),
+                tol=tol,
+                max_iter=max_iter,
+                reg=reg,
+            ),
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return solution.to(C.dtype)
+
+
+def convergence_message(*, error: float, tol: float, max_iter: int, reg: float) -> str:
+    """Return what to say of a problem that was not solved to the tolerance."""
+    return (
+        f"Sinkhorn's iteration left a marginal error of {error:.2e} (tol={tol:g}) "
+        f"after {max_iter} sweeps. Raise reg (now {reg:g}) or max_iter, or accept the "
+        "error by raising tol."
+    )

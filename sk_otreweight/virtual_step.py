@@ -1,0 +1,99 @@
+"""Step (a) of Algorithms 1 and 2: features after a virtual update of the net."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from skorch.utils import to_tensor
+from torch import Tensor
+from torch.func import functional_call
+
+from sk_otreweight.features import FeatureExtractor, Head
+
+
+class VirtualStep:
+    """Step (a): the net after one plain gradient step with the current weights.
+
+    The features under the virtual parameters are computed in evaluation mode: buffers
+    stay as they are, and batch and meta rows are normalised alike.
+    """
+
+    def __init__(
+        self,
+        net: NeuralNet,
+        head: Head,
+        losses: Tensor,
+        weights: Tensor,
+        *,
+        is_exact: bool,
+    ) -> None:
+        self.is_exact = is_exact
+        self.extractor = FeatureExtractor(net.module_, head, net.infer)
+        named = {
+            f"module.{name}": parameter
+            for name, parameter in net.module_.named_parameters()
+            if parameter.requires_grad
+        }
+        # Each loss counts weight / n, as in the mean that is minimised.
+        self.shares = (weights / len(weights)).requires_grad_(is_exact)
+        grads = torch.autograd.grad(
+            losses,
+            list(named.values()),
+            grad_outputs=self.shares,
+            create_graph=is_exact,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        lrs = _learning_rates(net)
+        self.moves: dict[str, Tensor] = {}
+        self.parameters: dict[str, Tensor] = {}
+        for (name, parameter), grad in zip(named.items(), grads, strict=True):
+            if grad is not None:
+                move = -lrs[id(parameter)] * grad
+                self.moves[name] = move
+                self.parameters[name] = (parameter + move).detach()
+                self.parameters[name].requires_grad_(is_exact)
+
+    def features(self, X: Any) -> Tensor:
+        """Return the features (n, d) of a batch of inputs."""
+        self.extractor.eval()
+        X = to_tensor(X, device=self.shares.device)
+        with torch.set_grad_enabled(self.is_exact):
+            features = functional_call(self.extractor, self.parameters, (X,))
+        self.extractor.train()
+        return features
+
+    def chain(self, C: Tensor, grad_C: Tensor) -> Tensor:
+        """Return the gradient that reaches the loss weights through the cost.
+
+        With v the gradient with respect to the virtual parameters, the gradient of
+        weight i is ``-(alpha / n) <grad l_i, v>``.
+        """
+        grads = torch.autograd.grad(
+            C,
+            list(self.parameters.values()),
+            grad_outputs=grad_C,
+            allow_unused=True,
+            retain_graph=True,
+        )
+        pairs = [
+            (move, grad)
+            for move, grad in zip(self.moves.values(), grads, strict=True)
+            if grad is not None
+        ]
+        moves, directions = zip(*pairs, strict=True)
+        (shares,) = torch.autograd.grad(
+            moves, self.shares, grad_outputs=directions, retain_graph=True
+        )
+        return shares / len(shares)
+
+
+def _learning_rates(net: NeuralNet) -> dict[int, float]:
+    """Return the optimizer's current learning rate of each parameter, by identity."""
+    return {
+        id(parameter): group["lr"]
+        for group in net.optimizer_.param_groups
+        for parameter in group["params"]
+    }
