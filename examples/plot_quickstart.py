@@ -72,7 +72,7 @@ def skorch_net(max_epochs):
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         lr=1e-3,
-        batch_size=16,
+        batch_size=32,
         max_epochs=max_epochs,
         iterator_train__shuffle=True,
         train_split=None,

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,6 +78,15 @@ class Stage2Data:
     features: Tensor | None
     is_stream: bool
     seed: int
+
+
+class _CheckedRows(NamedTuple):
+    """Rows of a call to fit: training rows, and what was set apart from them."""
+
+    X: np.ndarray
+    y: np.ndarray
+    held_out: np.ndarray | None
+    meta: tuple[Any, Any] | None
 
 
 class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
@@ -153,14 +163,13 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         """
         self._check_common_parameters()
         with _kept_on_error(self):
-            X, y, held_out, meta_rows = self._check_data(
-                X, y, meta, X_meta, y_meta, meta_mask
-            )
-            self.classes_ = np.unique(y)
+            rows = self._check_data(X, y, meta, X_meta, y_meta, meta_mask)
+            self.classes_ = np.unique(rows.y)
             check_two_classes(self.classes_)
             seed = _draw_seed(self.random_state)
             with seeded(seed, getattr(self.net, "device", None) or "cpu"):
-                self._fit(X, y, held_out, meta_rows, seed)
+                is_trained = self._prepare(rows.X)
+                self._train(rows, seed, stage_one=not is_trained)
         return self
 
     def partial_fit(
@@ -204,15 +213,15 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         if classes is not None and not first:
             check_same_classes(np.unique(np.asarray(classes)), self.classes_)
         with _kept_on_error(self):
-            X, y, held_out, meta_rows = self._check_data(
-                X, y, meta, X_meta, y_meta, meta_mask, reset=first
-            )
+            rows = self._check_data(X, y, meta, X_meta, y_meta, meta_mask, reset=first)
             if first:
                 self.classes_ = np.unique(np.asarray(classes))
                 check_two_classes(self.classes_)
             seed = _draw_seed(self.random_state)
             with seeded(seed, getattr(self.net, "device", None) or "cpu"):
-                self._partial_fit(X, y, held_out, meta_rows, seed, first)
+                if first:
+                    self._extractor_is_trained = self._prepare(rows.X)
+                self._train(rows, seed, is_stream=True)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -278,8 +287,8 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         y_meta: Any,
         meta_mask: Any,
         reset: bool = True,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[Any, Any] | None]:
-        """Return training rows and labels, the mask that was held out, meta rows."""
+    ) -> _CheckedRows:
+        """Check the rows of a call and set the meta rows apart."""
         X, y = validate_data(self, X, y, reset=reset, **self._input_checks())
         check_classification_targets(y)
         pair = check_meta_arguments(meta, X_meta, y_meta, meta_mask, n_rows=len(X))
@@ -291,170 +300,105 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             held_out = check_meta_mask(meta_mask, n_rows=len(X))
             pair = X[held_out], y[held_out]
             X, y = X[~held_out], y[~held_out]
-        return X, y, held_out, pair
+        return _CheckedRows(X, y, held_out, pair)
 
-    def _fit(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        held_out: np.ndarray | None,
-        meta_rows: tuple[Any, Any] | None,
-        seed: int,
-    ) -> None:
-        net, is_trained, head = self._prepare_net(X)
-        self._input_shape = X.shape[1:]
-        X = X.astype(input_dtype(net, X), copy=False)
-        labels = encode_labels(y, self.classes_, name="y")
-        self._class_counts = np.bincount(labels, minlength=len(self.classes_))
-        meta = self._encode_meta(meta_rows, X.dtype)
-        self._check_meta(meta, self._class_counts)
-        targets = self._targets(net, labels, X)
-        with TrainingRun(net, X, targets, self._columns) as run:
-            run.stage_one(0 if is_trained else net.max_epochs)
-            self._extractor_is_trained = True
-            data, step = self._start_stage_two(
-                net, head, X, labels, meta, seed, freeze=self.finetune == "head"
-            )
-            run.stage_two(
-                self.max_epochs,
-                step,
-                head=head,
-                cached=self._cacheable(data),
-                freeze=self.finetune == "head",
-                lr=self.lr,
-            )
-        self._finish(net, head, meta, step, data, held_out)
-
-    def _partial_fit(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        held_out: np.ndarray | None,
-        meta_rows: tuple[Any, Any] | None,
-        seed: int,
-        first: bool,
-    ) -> None:
-        if first:
-            net, is_trained, head = self._prepare_net(X)
-            self._input_shape = X.shape[1:]
-            self._extractor_is_trained = is_trained
-            self._class_counts = np.zeros(len(self.classes_), dtype=np.int64)
-            meta = None
-        else:
-            net, head, meta = self.net_, self._head, self._meta
-        X = X.astype(input_dtype(net, X), copy=False)
-        labels = encode_labels(y, self.classes_, name="y")
-        counts = np.bincount(labels, minlength=len(self.classes_))
-        self._class_counts = self._class_counts + counts
-        if meta_rows is not None:
-            meta = self._encode_meta(meta_rows, X.dtype)
-        freeze = self.finetune == "head" and self._extractor_is_trained
-        with TrainingRun(net, X, self._targets(net, labels, X), self._columns) as run:
-            data, step = self._start_stage_two(
-                net, head, X, labels, meta, seed, freeze=freeze, is_stream=True
-            )
-            run.stage_two(
-                1,
-                step,
-                head=head,
-                cached=self._cacheable(data),
-                freeze=freeze,
-                lr=self.lr,
-            )
-        self._finish(net, head, meta, step, data, held_out)
-
-    def _prepare_net(self, X: np.ndarray) -> tuple[NeuralNet, bool, Head | None]:
-        """Build and initialise the net, and try it on a few rows."""
+    def _prepare(self, X: np.ndarray) -> bool:
+        """Build the net, try it on a few rows, and return whether it is trained."""
         sizes = {"n_features": X.shape[1], "n_classes": len(self.classes_)}
-        net, is_trained = build_net(self.net, sizes=sizes, verbose=self.verbose)
+        build = partial(build_net, self.net, sizes=sizes, verbose=self.verbose)
+        net, is_trained = build()
         if not is_trained:
             net.initialize()
         output = _probe(net, X)
-        width = output.numel() // len(output)
-        check_output_width(output, n_rows=len(output), n_classes=len(self.classes_))
-        if width == 1 and is_bare(self.net):
-            net, is_trained = build_net(
-                self.net, sizes=sizes, verbose=self.verbose, one_output=True
-            )
+        check_output_width(
+            output, n_rows=len(X[:_PROBE_ROWS]), n_classes=len(self.classes_)
+        )
+        if output.numel() == len(output) and is_bare(self.net):
+            net, is_trained = build(one_output=True)
             net.initialize()
-        head = None
+        self._head = None
         if self._needs_head() or self.finetune == "head":
             rows = X[:_PROBE_ROWS].astype(input_dtype(net, X))
             net.module_.eval()
-            head = find_head(net.module_, net.infer, rows, self.head)
-        return net, is_trained, head
+            self._head = find_head(net.module_, net.infer, rows, self.head)
+        self.net_ = net
+        self._input_shape = X.shape[1:]
+        self._class_counts = np.zeros(len(self.classes_), dtype=np.int64)
+        self._meta = None
+        return is_trained
 
-    def _targets(self, net: NeuralNet, labels: np.ndarray, X: np.ndarray) -> np.ndarray:
+    def _train(
+        self,
+        rows: _CheckedRows,
+        seed: int,
+        *,
+        stage_one: bool = False,
+        is_stream: bool = False,
+    ) -> None:
+        """Run both stages, or a pass of the second over a chunk of a stream."""
+        net, head = self.net_, self._head
+        X = rows.X.astype(input_dtype(net, rows.X), copy=False)
+        labels = encode_labels(rows.y, self.classes_, name="y")
+        counts = np.bincount(labels, minlength=len(self.classes_))
+        self._class_counts = self._class_counts + counts
+        if rows.meta is not None:
+            self._meta = self._encode_meta(*rows.meta, X.dtype)
+        if not is_stream:
+            self._check_meta(self._meta, counts)
+            self._extractor_is_trained = True
+        freeze = self.finetune == "head" and self._extractor_is_trained
+        with TrainingRun(net, X, self._targets(labels, X), self._columns) as run:
+            if stage_one:
+                run.stage_one(net.max_epochs)
+            data = Stage2Data(
+                net=net,
+                head=head,
+                X=X,
+                labels=torch.from_numpy(labels).to(net.device),
+                class_counts=torch.from_numpy(self._class_counts),
+                meta=self._meta,
+                features=extract_features(net, head, X) if freeze else None,
+                is_stream=is_stream,
+                seed=seed,
+            )
+            step = self._make_step(data)
+            run.stage_two(
+                1 if is_stream else self.max_epochs,
+                step,
+                head=head,
+                cached=data.features if head and head.can_replay else None,
+                freeze=freeze,
+                lr=self.lr,
+            )
+        self._set_weights(self._sample_weight(step, data), labels, rows.held_out)
+        self.history_ = net.history
+
+    def _targets(self, labels: np.ndarray, X: np.ndarray) -> np.ndarray:
         """Return labels as the criterion takes them: floats for a single score."""
-        output = _probe(net, X)
+        output = _probe(self.net_, X)
         return labels.astype(np.float32) if output.numel() == len(output) else labels
 
-    def _encode_meta(
-        self, rows: tuple[Any, Any] | None, dtype: np.dtype
-    ) -> MetaData | None:
-        if rows is None:
-            return None
-        X, y = rows
+    def _encode_meta(self, X: Any, y: Any, dtype: np.dtype) -> MetaData:
         labels = encode_labels(y, self.classes_, name="y_meta")
         message = check_meta_classes(labels, self.classes_)
         if message is not None:
-            warnings.warn(message, UserWarning, stacklevel=5)
+            warnings.warn(message, UserWarning, stacklevel=4)
         return MetaData(X.astype(dtype, copy=False), labels)
 
-    def _start_stage_two(
-        self,
-        net: NeuralNet,
-        head: Head | None,
-        X: np.ndarray,
-        labels: np.ndarray,
-        meta: MetaData | None,
-        seed: int,
-        *,
-        freeze: bool,
-        is_stream: bool = False,
-    ) -> tuple[Stage2Data, Stage2Step]:
-        features = extract_features(net, head, X) if freeze else None
-        data = Stage2Data(
-            net=net,
-            head=head,
-            X=X,
-            labels=torch.from_numpy(labels).to(net.device),
-            class_counts=torch.from_numpy(self._class_counts),
-            meta=meta,
-            features=features,
-            is_stream=is_stream,
-            seed=seed,
-        )
-        return data, self._make_step(data)
-
-    @staticmethod
-    def _cacheable(data: Stage2Data) -> Tensor | None:
-        """Return the features if the head can be trained on them alone."""
-        return data.features if data.head and data.head.can_replay else None
-
-    def _finish(
-        self,
-        net: NeuralNet,
-        head: Head | None,
-        meta: MetaData | None,
-        step: Stage2Step,
-        data: Stage2Data,
-        held_out: np.ndarray | None,
+    def _set_weights(
+        self, weights: Tensor, labels: np.ndarray, held_out: np.ndarray | None
     ) -> None:
-        """Set the fitted attributes."""
-        self.net_ = net
-        self._head, self._meta = head, meta
-        weights = self._sample_weight(step, data).double().cpu().numpy()
-        labels = data.labels.cpu().numpy()
+        """Set the weights of the rows and their means by class."""
+        weights = weights.double().cpu().numpy()
         counts = np.bincount(labels, minlength=len(self.classes_))
         sums = np.bincount(labels, weights, minlength=len(self.classes_))
         with np.errstate(invalid="ignore"):
             self.class_weight_ = sums / counts  # NaN for classes a chunk lacks
-        if held_out is not None:
-            weights, trained = np.zeros(len(held_out)), weights
-            weights[~held_out] = trained
-        self.sample_weight_ = weights
-        self.history_ = net.history
+        if held_out is None:
+            self.sample_weight_ = weights
+        else:
+            self.sample_weight_ = np.zeros(len(held_out))
+            self.sample_weight_[~held_out] = weights
 
 
 def _probe(net: NeuralNet, X: np.ndarray) -> Tensor:

@@ -133,8 +133,8 @@ def stage_one_nets() -> Iterator[tuple[str, dict[str, object]]]:
     from sk_otreweight.nets import MLP
 
     for batch_size in (32, 128):
-        for lr in (1e-3, 3e-3, 1e-2):
-            for max_epochs in (20, 50):
+        for lr in (1e-3, 3e-3, 5e-3, 1e-2):
+            for max_epochs in (20, 30, 50):
                 net = NeuralNetClassifier(
                     MLP,
                     criterion=nn.CrossEntropyLoss,
