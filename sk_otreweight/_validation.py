@@ -161,8 +161,8 @@ def check_inputs_like(X: np.ndarray, shape: tuple[int, ...], *, name: str) -> No
     """Raise unless rows of `X` have the shape of the training rows."""
     if X.shape[1:] != shape:
         raise ValueError(
-            f"Rows of {name} have shape {X.shape[1:]}, those of X have {shape}. Meta "
-            "rows must pass the same preprocessing as the training rows."
+            f"Rows of {name} have shape {X.shape[1:]}, those that were trained on have "
+            f"{shape}: they must pass the same preprocessing."
         )
 
 
@@ -174,7 +174,14 @@ def encode_labels(y: np.ndarray, classes: np.ndarray, *, name: str) -> np.ndarra
     ValueError
         If a label is not in `classes`.
     """
-    unseen = np.setdiff1d(y, classes)
+    try:
+        unseen = np.setdiff1d(y, classes)
+    except TypeError as error:  # labels that cannot be sorted, such as None
+        kinds = sorted({type(label).__name__ for label in np.asarray(y).tolist()})
+        raise ValueError(
+            f"{name} holds labels of the types {kinds}, which cannot be compared with "
+            f"the classes of y, {classes[:10].tolist()}. Give one class label per row."
+        ) from error
     if unseen.size:
         same_kind = unseen.dtype.kind in "iufb" and classes.dtype.kind in "iufb"
         remedy = (
@@ -278,9 +285,15 @@ def check_meta_mask(meta_mask: Any, *, n_rows: int) -> np.ndarray:
 
 def check_meta_arrays(X_meta: Any, y_meta: Any, *, dtype: Any) -> tuple[Any, Any]:
     """Return meta inputs and labels as finite arrays of the same length."""
+    if hasattr(X_meta, "__len__") and len(X_meta) == 0:
+        raise ValueError(
+            "Found 0 samples in X_meta: give some rows of each class, or leave the "
+            "meta data out to have it drawn from the training rows."
+        )
     X_meta = check_array(
         X_meta, dtype=dtype, ensure_2d=False, allow_nd=True, input_name="X_meta"
     )
+    X_meta = np.require(X_meta, requirements=["C", "W"])  # as torch wants it
     y_meta = np.asarray(y_meta)
     if y_meta.ndim == 2 and y_meta.shape[1] == 1:
         y_meta = y_meta[:, 0]
@@ -292,6 +305,33 @@ def check_meta_arrays(X_meta: Any, y_meta: Any, *, dtype: Any) -> tuple[Any, Any
     if y_meta.dtype.kind == "f" and not np.isfinite(y_meta).all():
         raise ValueError("y_meta holds NaN or infinity: give one class label per row.")
     return X_meta, y_meta
+
+
+def check_meta_columns(X_meta: Any, names: np.ndarray | None) -> None:
+    """Raise if a meta frame has other columns than the frame X, or another order."""
+    columns = getattr(X_meta, "columns", None)
+    if columns is None or names is None:
+        return
+    if list(columns) != list(names):
+        raise ValueError(
+            f"The columns of X_meta, {list(columns)[:5]}..., are not the columns of X, "
+            f"{list(names)[:5]}..., in the same order. Select them by "
+            "X_meta[X.columns]."
+        )
+
+
+def check_cast(X: np.ndarray, dtype: np.dtype, *, name: str) -> np.ndarray:
+    """Return `X` in the dtype of the net, or raise if values leave its range."""
+    if X.dtype == dtype:
+        return X
+    with np.errstate(over="ignore"):
+        cast = X.astype(dtype)
+    if X.dtype.itemsize > cast.dtype.itemsize and not np.isfinite(cast).all():
+        raise ValueError(
+            f"{name} holds values that are infinity in {dtype}, the dtype of the net. "
+            "Scale the inputs, or use a net with float64 parameters."
+        )
+    return cast
 
 
 def check_meta_classes(present: np.ndarray, classes: np.ndarray) -> str | None:

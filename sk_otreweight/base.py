@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -20,12 +21,14 @@ from torch import Tensor
 
 from sk_otreweight._validation import (
     MetaData,
+    check_cast,
     check_choice,
     check_count,
     check_inputs_like,
     check_meta_arguments,
     check_meta_arrays,
     check_meta_classes,
+    check_meta_columns,
     check_meta_mask,
     check_output_width,
     check_real,
@@ -58,6 +61,8 @@ class Stage2Data:
         Training inputs, in the dtype of the net.
     labels : Tensor of shape (n,)
         Encoded training labels, on the net's device.
+    target_dtype : torch.dtype
+        In which the net's loss takes labels.
     class_counts : Tensor of shape (K,)
         Rows of each class seen so far.
     meta : MetaData or None
@@ -73,6 +78,7 @@ class Stage2Data:
     head: Head | None
     X: np.ndarray
     labels: Tensor
+    target_dtype: torch.dtype
     class_counts: Tensor
     meta: MetaData | None
     features: Tensor | None
@@ -185,10 +191,10 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
     ) -> BaseReweightedClassifier:
         """Take one pass of stage-2 steps over a chunk of a stream.
 
-        Nothing whose size grows with the rows seen is kept, and a chunk may lack
-        classes. Without a `fit` before (and unless `net` is a ``FrozenEstimator``)
-        there is no trained extractor, so the whole net is trained, whatever `finetune`
-        says.
+        Nothing whose size grows with the rows seen is kept (``history_`` holds the
+        epochs of `fit` and the last chunk's), and a chunk may lack classes. Without a
+        `fit` before (and unless `net` is a ``FrozenEstimator``) there is no trained
+        extractor, so the whole net is trained, whatever `finetune` says.
 
         Parameters
         ----------
@@ -214,6 +220,9 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             check_same_classes(np.unique(np.asarray(classes)), self.classes_)
         with _kept_on_error(self):
             rows = self._check_data(X, y, meta, X_meta, y_meta, meta_mask, reset=first)
+            if not first:
+                check_inputs_like(rows.X, self._input_shape, name="X")
+                self._copy_learned()
             if first:
                 self.classes_ = np.unique(np.asarray(classes))
                 check_two_classes(self.classes_)
@@ -221,7 +230,10 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             with seeded(seed, getattr(self.net, "device", None) or "cpu"):
                 if first:
                     self._extractor_is_trained = self._prepare(rows.X)
-                self._train(rows, seed, is_stream=True)
+                    self._n_fit_epochs = len(self.net_.history)
+                # Another order of the rows, and another draw, in every chunk.
+                n_seen = int(self._class_counts.sum())
+                self._train(rows, seed + n_seen, is_stream=True)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -239,9 +251,8 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, **self._input_checks())
-        if X.shape[1:] != self._input_shape:
-            check_inputs_like(X, self._input_shape, name="X")
-        X = X.astype(input_dtype(self.net_, X), copy=False)
+        check_inputs_like(X, self._input_shape, name="X")
+        X = check_cast(X, input_dtype(self.net_, X), name="X")
         batches = [
             self._predict_batch(X[start : start + _PREDICTION_ROWS])
             for start in range(0, len(X), _PREDICTION_ROWS)
@@ -293,6 +304,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         check_classification_targets(y)
         pair = check_meta_arguments(meta, X_meta, y_meta, meta_mask, n_rows=len(X))
         if pair is not None:
+            check_meta_columns(pair[0], getattr(self, "feature_names_in_", None))
             pair = check_meta_arrays(*pair, dtype="numeric")
             check_inputs_like(pair[0], X.shape[1:], name="X_meta")
         held_out = None
@@ -301,6 +313,12 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             pair = X[held_out], y[held_out]
             X, y = X[~held_out], y[~held_out]
         return _CheckedRows(X, y, held_out, pair)
+
+    def _copy_learned(self) -> None:
+        """Go on with copies, so that an error leaves what was learned before."""
+        self.net_ = copy.deepcopy(self.net_)
+        # An endless stream must not fill the memory with its history.
+        del self.net_.history[self._n_fit_epochs :]
 
     def _prepare(self, X: np.ndarray) -> bool:
         """Build the net, try it on a few rows, and return whether it is trained."""
@@ -318,7 +336,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             net.initialize()
         self._head = None
         if self._needs_head() or self.finetune == "head":
-            rows = X[:_PROBE_ROWS].astype(input_dtype(net, X))
+            rows = torch.from_numpy(_first_rows(net, X)).to(net.device)
             net.module_.eval()
             self._head = find_head(net.module_, net.infer, rows, self.head)
         self.net_ = net
@@ -337,7 +355,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
     ) -> None:
         """Run both stages, or a pass of the second over a chunk of a stream."""
         net, head = self.net_, self._head
-        X = rows.X.astype(input_dtype(net, rows.X), copy=False)
+        X = check_cast(rows.X, input_dtype(net, rows.X), name="X")
         labels = encode_labels(rows.y, self.classes_, name="y")
         counts = np.bincount(labels, minlength=len(self.classes_))
         self._class_counts = self._class_counts + counts
@@ -347,7 +365,8 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             self._check_meta(self._meta, counts)
             self._extractor_is_trained = True
         freeze = self.finetune == "head" and self._extractor_is_trained
-        with TrainingRun(net, X, self._targets(labels, X), self._columns) as run:
+        targets = self._targets(labels, X)
+        with TrainingRun(net, X, targets, self._columns) as run:
             if stage_one:
                 run.stage_one(net.max_epochs)
             data = Stage2Data(
@@ -355,6 +374,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
                 head=head,
                 X=X,
                 labels=torch.from_numpy(labels).to(net.device),
+                target_dtype=torch.from_numpy(targets[:0]).dtype,
                 class_counts=torch.from_numpy(self._class_counts),
                 meta=self._meta,
                 features=extract_features(net, head, X) if freeze else None,
@@ -372,6 +392,8 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             )
         self._set_weights(self._sample_weight(step, data), labels, rows.held_out)
         self.history_ = net.history
+        if not is_stream:
+            self._n_fit_epochs = len(net.history)
 
     def _targets(self, labels: np.ndarray, X: np.ndarray) -> np.ndarray:
         """Return labels as the criterion takes them: floats for a single score."""
@@ -383,7 +405,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         message = check_meta_classes(labels, self.classes_)
         if message is not None:
             warnings.warn(message, UserWarning, stacklevel=4)
-        return MetaData(X.astype(dtype, copy=False), labels)
+        return MetaData(check_cast(X, dtype, name="X_meta"), labels)
 
     def _set_weights(
         self, weights: Tensor, labels: np.ndarray, held_out: np.ndarray | None
@@ -403,8 +425,12 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
 
 def _probe(net: NeuralNet, X: np.ndarray) -> Tensor:
     """Return the scores of a few rows."""
-    rows = X[:_PROBE_ROWS].astype(input_dtype(net, X))
-    return first_output(net.evaluation_step((rows, None)))
+    return first_output(net.evaluation_step((_first_rows(net, X), None)))
+
+
+def _first_rows(net: NeuralNet, X: np.ndarray) -> np.ndarray:
+    """Return a copy of a few rows, in the dtype of the net."""
+    return check_cast(X[:_PROBE_ROWS].copy(), input_dtype(net, X), name="X")
 
 
 def _draw_seed(random_state: Any) -> int:

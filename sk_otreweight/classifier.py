@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -169,6 +170,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         check_real(self.meta_loss_weight, name="meta_loss_weight")
         self._new_reweighter(seed=0)
 
+    def _copy_learned(self) -> None:
+        super()._copy_learned()
+        self._reweighter = copy.deepcopy(self._reweighter)
+
     def _new_reweighter(self, seed: int) -> Reweighter:
         return Reweighter(
             self.cost,
@@ -196,6 +201,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     def _make_step(self, data: Stage2Data) -> Stage2Step:
         if not (data.is_stream and hasattr(self, "_reweighter")):
             self._reweighter = self._new_reweighter(data.seed)
+        self._reweighter.reg = self.reg  # may have been set between two chunks
         return _TransportStep(
             self._reweighter,
             data,
@@ -312,7 +318,7 @@ class _TransportStep(Stage2Step):
             return
         labels = labels.to(data.net.device)
         if self.meta_loss_weight:
-            self._meta_batch = self._loss_inputs(X), self._loss_targets(labels)
+            self._meta_batch = self._loss_inputs(X), labels.to(data.target_dtype)
         if not reweighter.needs_meta_features:
             reweighter.set_meta(labels)
             return
@@ -325,7 +331,3 @@ class _TransportStep(Stage2Step):
         if self.is_frozen and self.data.head.can_replay:
             return extract_features(self.data.net, self.data.head, X)
         return X
-
-    def _loss_targets(self, labels: Tensor) -> Tensor:
-        single = self.data.net.evaluation_step((self.data.X[:1], None))
-        return labels.float() if single.numel() == 1 else labels

@@ -29,6 +29,9 @@ class Cost(BaseEstimator, ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "labels"})
 
+    def check_parameters(self) -> None:  # noqa: B027 - optional hook
+        """Raise on parameters that are not valid; called before any training."""
+
     def __call__(
         self,
         features: Tensor | None,
@@ -158,7 +161,10 @@ class SquaredEuclideanCost(Cost):
         meta_features: Tensor,
         meta_labels: Tensor,
     ) -> Tensor:
-        z, z_meta = _at_least_float32(features), _at_least_float32(meta_features)
+        # Distances do not depend on the origin; a near one keeps the digits.
+        origin = _at_least_float32(meta_features).mean(0)
+        z = _at_least_float32(features) - origin
+        z_meta = _at_least_float32(meta_features) - origin
         squares = (z * z).sum(1)[:, None] + (z_meta * z_meta).sum(1)[None, :]
         return (squares - 2 * z @ z_meta.T).clamp(min=0)
 
@@ -186,6 +192,10 @@ class CombinedCost(Cost):
     def __init__(self, mix: float = 0.5):
         self.mix = mix
 
+    def check_parameters(self) -> None:
+        """Raise if `mix` is not between 0 and 1."""
+        check_real(self.mix, name="mix", maximum=1.0)
+
     def _pairwise(
         self,
         features: Tensor,
@@ -193,7 +203,7 @@ class CombinedCost(Cost):
         meta_features: Tensor,
         meta_labels: Tensor,
     ) -> Tensor:
-        check_real(self.mix, name="mix", maximum=1.0)
+        self.check_parameters()
         points = (features, labels, meta_features, meta_labels)
         feature, label = FeatureCost()(*points), LabelCost()(*points)
         return min(1.0, 2 - 2 * self.mix) * feature + min(1.0, 2 * self.mix) * label

@@ -78,7 +78,8 @@ class Head:
         X : batch of inputs
         """
         if self.function is not None:
-            return _check_features(self.function(module, X))
+            features = self.function(module, X)
+            return _check_features(features, len(X) if isinstance(X, Tensor) else None)
         with self.tap(module) as tap:
             infer(X)
         return tap.features()
@@ -117,19 +118,17 @@ class Tap:
         return _check_features(self.caught.pop())
 
 
-def _check_features(features: Any) -> Tensor:
-    if not isinstance(features, Tensor) or features.ndim != 2:
-        got = (
-            f"shape {tuple(features.shape)}"
-            if isinstance(features, Tensor)
-            else f"a {type(features).__name__}"
-        )
-        raise ValueError(
-            f"The features have {got}: one vector per row is needed. Pass head='<name "
-            "of a module whose input has shape (n, d)>', or a callable "
-            "head(module, X) that returns such features."
-        )
-    return features
+def _check_features(features: Any, n_rows: int | None = None) -> Tensor:
+    is_tensor = isinstance(features, Tensor)
+    if is_tensor and features.ndim == 2 and n_rows in (None, len(features)):
+        return features
+    shape = f"shape {tuple(features.shape)}" if is_tensor else "no shape"
+    raise ValueError(
+        f"The features are a {type(features).__name__} of {shape}"
+        + (f" for {n_rows} rows" if n_rows is not None else "")
+        + ": one vector per row is needed. Pass head='<name of a module whose input "
+        "has shape (n, d)>', or a callable head(module, X) that returns such features."
+    )
 
 
 def find_head(
@@ -166,8 +165,16 @@ def find_head(
         If `head` is not a module's name, or no or several layers match; the message
         lists the candidates.
     """
-    if callable(head):
-        return Head(function=head)
+    if callable(head) and not isinstance(head, nn.Module):
+        found = Head(function=head)
+        with torch.no_grad():
+            found.features(module, infer, X)
+        return found
+    if head is not None and not isinstance(head, str):
+        raise ValueError(
+            f"head={head!r} is not valid: give the dotted name of a module of the net, "
+            "a callable head(module, X) that returns the features, or None."
+        )
     layers = dict(module.named_modules())
     layers.pop("")
     if head is not None and head not in layers:
@@ -185,14 +192,15 @@ def find_head(
         for name, output in seen.outputs.items()
         if (activation := _match(output, seen.result)) is not None
     }
+    is_unique = len(matches) == 1 and seen.calls[next(iter(matches))] == 1
     if head is not None:
         if head not in seen.outputs:
             raise ValueError(
                 f"head={head!r} was not called in the forward pass. Linear layers "
                 f"seen, in order: {seen.describe()}."
             )
-        return seen.head(head, matches.get(head))
-    if len(matches) == 1 and seen.calls[next(iter(matches))] == 1:
+        return seen.head(head, matches.get(head) if is_unique else None)
+    if is_unique:
         return seen.head(*matches.popitem())
     if not matches:
         raise ValueError(

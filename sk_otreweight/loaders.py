@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch import dataset as skorch_dataset
+from skorch.dataset import unpack_data
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -84,20 +85,19 @@ class RowLoader:
     def _slices(self, X: Any, y: Any, rows: Tensor) -> Iterator[RowBatch]:
         if self.shuffle:
             rows = rows[torch.randperm(len(rows))]
-        stop = len(self) * self.batch_size
-        for batch in rows[:stop].split(self.batch_size):
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            batch = rows[start : start + self.batch_size]
             # Without labels, what skorch stands in for them when only predicting.
             labels = torch.zeros(len(batch)) if y is None else _take(y, batch)
             yield RowBatch(_take(X, batch), labels, batch)
 
 
 class NumberedDataset(Dataset):
-    """Hands out ``X, (y, row number)``.
+    """Hands out ``(item, row number)``.
 
     Parameters
     ----------
     dataset : Dataset
-        Returns ``X, y`` for an item.
     """
 
     def __init__(self, dataset: Dataset):
@@ -106,15 +106,26 @@ class NumberedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, item: int) -> tuple[Any, tuple[Any, int]]:
-        X, y = self.dataset[item]
-        return X, (y, item)
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return self.dataset[row], row
+
+
+class _NumberedCollate:
+    """Collates the items of a `NumberedDataset` with a function that knows no rows."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]):
+        self.collate = collate
+
+    def __call__(self, numbered: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
+        items, rows = zip(*numbered, strict=True)
+        return self.collate(list(items)), torch.tensor(rows)
 
 
 class _NumberedLoader:
-    """Turns the batches of a loader over a `NumberedDataset` into row batches."""
+    """Turns the batches of a `DataLoader` over a `NumberedDataset` into row batches."""
 
-    def __init__(self, loader: Any):
+    def __init__(self, loader: DataLoader):
+        loader.collate_fn = _NumberedCollate(loader.collate_fn)
         self.loader = loader
         self.base_rows = _base_rows(loader.dataset.dataset)
 
@@ -122,9 +133,24 @@ class _NumberedLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[RowBatch]:
-        for X, (y, items) in self.loader:
-            rows = items if self.base_rows is None else self.base_rows[items]
-            yield RowBatch(X, y, rows)
+        for batch, rows in self.loader:
+            if self.base_rows is not None:
+                rows = self.base_rows[rows]
+            yield RowBatch(*unpack_data(batch), rows)
+
+
+class _UnnumberedLoader:
+    """Batches of a loader that is no `DataLoader`: their rows are not known."""
+
+    def __init__(self, loader: Any):
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        for batch in self.loader:
+            yield RowBatch(*unpack_data(batch), None)
 
 
 def training_batches(net: NeuralNet, dataset: Dataset) -> Any:
@@ -140,11 +166,13 @@ def training_batches(net: NeuralNet, dataset: Dataset) -> Any:
     -------
     batches : iterable of RowBatch
     """
-    if isinstance(net.iterator_train, type) and issubclass(
-        net.iterator_train, RowLoader
-    ):
+    iterator = net.iterator_train
+    if isinstance(iterator, type) and issubclass(iterator, RowLoader):
         return net.get_iterator(dataset, training=True)
-    return _NumberedLoader(net.get_iterator(NumberedDataset(dataset), training=True))
+    if isinstance(iterator, type) and issubclass(iterator, DataLoader):
+        numbered = NumberedDataset(dataset)
+        return _NumberedLoader(net.get_iterator(numbered, training=True))
+    return _UnnumberedLoader(net.get_iterator(dataset, training=True))
 
 
 def use_row_loader(net: NeuralNet) -> None:

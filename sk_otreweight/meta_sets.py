@@ -46,6 +46,10 @@ class MetaSet(BaseEstimator, ABC):
     def __init__(self, per_class: int = 10):
         self.per_class = per_class
 
+    def check_parameters(self) -> None:
+        """Raise on parameters that are not valid; called before any training."""
+        check_count(self.per_class, name="per_class")
+
     def inputs(self, X: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the inputs that the feature extractor is to see, and their labels."""
         return X, labels
@@ -117,6 +121,13 @@ class PrototypeMetaSet(MetaSet):
         self.space = space
         self.n_prototypes = n_prototypes
 
+    def check_parameters(self) -> None:
+        """Raise on parameters that are not valid; called before any training."""
+        super().check_parameters()
+        check_choice(self.space, name="space", choices=("feature", "input"))
+        if self.n_prototypes is not None:
+            check_count(self.n_prototypes, name="n_prototypes")
+
     @property
     def stochastic(self) -> bool:
         """Whether a part of the prototypes is drawn for each batch."""
@@ -124,7 +135,7 @@ class PrototypeMetaSet(MetaSet):
 
     def inputs(self, X: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return class means of the inputs if rows are averaged there."""
-        check_choice(self.space, name="space", choices=("feature", "input"))
+        self.check_parameters()
         return class_means(X, labels) if self.space == "input" else (X, labels)
 
     def _atoms(
@@ -133,12 +144,12 @@ class PrototypeMetaSet(MetaSet):
         labels: Tensor,
         generator: torch.Generator | None,
     ) -> Atoms:
+        self.check_parameters()
         if features is None:
             labels = labels.unique()
         else:
             features, labels = class_means(features, labels)
         if self.n_prototypes is not None and self.n_prototypes < len(labels):
-            check_count(self.n_prototypes, name="n_prototypes")
             order = torch.randperm(len(labels), generator=generator)
             chosen = order[: self.n_prototypes].to(labels.device)
             labels = labels[chosen]

@@ -109,6 +109,8 @@ class Reweighter:
             check_real(weight_lr, name="weight_lr")
             if "lr" in self.weights_.get_params(deep=False):
                 self.weights_.set_params(lr=weight_lr)
+        for component in (self.cost_, self.weights_, self.meta_set_, self.solver_):
+            component.check_parameters()
         self.reg = reg
         self.init_weights = init_weights
         self.seed = random_state
@@ -273,6 +275,7 @@ class Reweighter:
             cost_features = features
         C = self.cost_(cost_features, labels, atoms.features, atoms.labels)
         mass = atoms.mass.double()
+        mass = mass / mass.sum()  # float32 masses sum to 1 within 1e-7 only
         for _ in range(n_steps):
             with torch.no_grad():
                 a = self.weights_.probabilities(rows).double()
@@ -358,7 +361,14 @@ class Reweighter:
     def _rows(
         self, labels: Tensor, features: Tensor | None, index: Tensor | None
     ) -> Rows:
-        if "features" not in self.weights_.needs:
+        needs = self.weights_.needs
+        if "index" in needs and index is None and len(labels) != len(self._labels):
+            raise ValueError(
+                f"{self.weights_!r} keeps a weight per training row, but the batch of "
+                f"{len(labels)} rows came without row numbers: pass index, or load "
+                "the batches with a DataLoader or RowLoader, which number their rows."
+            )
+        if "features" not in needs:
             features = None
         return Rows(features, self._class_start[labels], index)
 

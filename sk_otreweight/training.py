@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 from skorch import NeuralNet
+from skorch.callbacks import EarlyStopping
 from skorch.dataset import Dataset, unpack_data
 from skorch.utils import to_tensor
 from torch import Tensor
 from torch.utils.data import Subset
 
 from sk_otreweight._validation import check_finite_loss, check_losses
-from sk_otreweight.features import Head, extractor_parameters, first_output
+from sk_otreweight.features import Head, extractor_parameters
 from sk_otreweight.loaders import RowBatch, training_batches
 
 
@@ -144,6 +145,7 @@ class TrainingRun:
         lr : float, default=None
             Learning rate; None keeps the optimizer's.
         """
+        self._restart_early_stopping()
         if lr is not None:
             for group in self.net.optimizer_.param_groups:
                 group["lr"] = lr
@@ -152,6 +154,14 @@ class TrainingRun:
         batches = training_batches(self.net, train)
         with _frozen(self.net, head, self.X) if freeze else ExitStack():
             self._run(2, epochs, batches, weighted, step.begin_epoch, step.record)
+
+    def _restart_early_stopping(self) -> None:
+        """Let early stopping watch stage 2 afresh, from stage 1's best parameters."""
+        for _, callback in self.net.callbacks_:
+            if isinstance(callback, EarlyStopping):
+                if callback.load_best and len(self.net.history):
+                    callback.on_train_end(self.net, X=self.X, y=self.y)
+                callback.on_train_begin(self.net, X=self.X, y=self.y)
 
     def _cached_dataset(self, features: Tensor) -> Any:
         """Return the training rows with features in the place of inputs."""
@@ -350,9 +360,8 @@ def _unreduced(criterion: Any) -> Iterator[None]:
 def _frozen(net: NeuralNet, head: Head, X: Any) -> Iterator[None]:
     """Exclude the extractor's parameters from training for a while."""
     net.module_.eval()
-    names = extractor_parameters(
-        head, net.module_, lambda batch: first_output(net.infer(batch)), X[:2]
-    )
+    rows = to_tensor(X[:2], device=net.device)
+    names = extractor_parameters(head, net.module_, net.infer, rows)
     frozen = [p for name, p in net.module_.named_parameters() if name in names]
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -50,6 +50,9 @@ class WeightStrategy(BaseEstimator, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     per_batch: ClassVar[bool] = False
 
+    def check_parameters(self) -> None:  # noqa: B027 - optional hook
+        """Raise on parameters that are not valid; called before any training."""
+
     def start(self, rows: Rows, seed: int) -> None:  # noqa: B027 - optional hook
         """Begin with a training set; called once, before the first batch."""
 
@@ -156,11 +159,15 @@ class WeightVector(WeightStrategy):
         self.keep = keep
         self.n_steps = n_steps
 
-    def start(self, rows: Rows, seed: int) -> None:
-        """Set every row to its start weight."""
+    def check_parameters(self) -> None:
+        """Raise on parameters that are not valid; called before any training."""
         check_real(self.lr, name="lr")
         check_choice(self.update, name="update", choices=tuple(_UPDATES))
         check_count(self.n_steps, name="n_steps")
+
+    def start(self, rows: Rows, seed: int) -> None:
+        """Set every row to its start weight."""
+        self.check_parameters()
         self.values_ = rows.start.clone()
 
     def begin_batch(self, rows: Rows) -> int:
@@ -171,27 +178,34 @@ class WeightVector(WeightStrategy):
 
     def log_weights(self, rows: Rows) -> Tensor:
         """Return the log of the rows' weights."""
-        values = self.values_ if rows.index is None else self.values_[rows.index]
-        return values.log()
+        return _log(self.values_ if rows.index is None else self.values_[rows.index])
 
     def step(self, rows: Rows, grad: Tensor) -> None:
         """Move the weights of the rows against the gradient."""
         values = self.values_[rows.index]
         mass = values.sum()
+        a = self.probabilities(rows)
         # Only the part of the gradient that keeps the mass can be followed.
-        tangent = grad - (values / mass * grad).sum()
-        moved = _UPDATES[self.update](values, tangent, self.lr, mass)
-        self.values_[rows.index] = moved * (mass / moved.sum())
+        tangent = grad - (a * grad).sum()
+        moved = mass * _UPDATES[self.update](a, tangent, self.lr, mass)
+        # A batch that lost all its weight to others has none to share out.
+        self.values_[rows.index] = torch.where(mass > 0, moved, values)
 
 
-def _sgd(values: Tensor, tangent: Tensor, lr: float, mass: Tensor) -> Tensor:
-    return (values - lr * tangent / mass).clamp(min=0)
+def _sgd(a: Tensor, tangent: Tensor, lr: float, mass: Tensor) -> Tensor:
+    """Step the weights ``mass * a``; return probabilities."""
+    moved = (a - lr * tangent / mass**2).clamp(min=0)
+    return moved / moved.sum()
 
 
-def _multiplicative(values: Tensor, tangent: Tensor, lr: float, mass: Tensor) -> Tensor:
-    # A shift of the exponent is undone by the rescaling; without it exp may overflow.
-    exponent = -lr * tangent
-    return values * (exponent - exponent.max()).exp()
+def _multiplicative(a: Tensor, tangent: Tensor, lr: float, mass: Tensor) -> Tensor:
+    """Step the logarithm of the weights; return probabilities."""
+    return torch.softmax(_log(a) - lr * tangent, 0)
+
+
+def _log(weights: Tensor) -> Tensor:
+    """Return a finite logarithm, also of weights that are zero."""
+    return weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
 
 
 _UPDATES = {"multiplicative": _multiplicative, "sgd": _sgd}
@@ -210,9 +224,15 @@ class _NetStrategy(WeightStrategy):
     def _build(self, n_features: int) -> nn.Module:
         """Return a module that maps features (n, d) to scores (n,)."""
 
+    def check_parameters(self) -> None:
+        """Raise on parameters that are not valid; called before any training."""
+        check_real(self.lr, name="lr")
+        if "hidden" in self.get_params(deep=False):
+            check_count(self.hidden, name="hidden")
+
     def start(self, rows: Rows, seed: int) -> None:
         """Initialise the net, unless it has been (in a stream it goes on learning)."""
-        check_real(self.lr, name="lr")
+        self.check_parameters()
         if hasattr(self, "module_"):
             return
         device = rows.features.device
@@ -268,7 +288,6 @@ class WeightNet(_NetStrategy):
         self.optimizer = optimizer
 
     def _build(self, n_features: int) -> nn.Module:
-        check_count(self.hidden, name="hidden")
         # The paper omits the biases (below Eq. 11).
         return nn.Sequential(
             nn.Linear(n_features, self.hidden, bias=False),
@@ -304,7 +323,6 @@ class AttentionWeightNet(_NetStrategy):
         self.optimizer = optimizer
 
     def _build(self, n_features: int) -> nn.Module:
-        check_count(self.hidden, name="hidden")
         return _AttentionScore(n_features, self.hidden)
 
 
@@ -392,8 +410,7 @@ class SemiRelaxedWeights(WeightStrategy):
 
     def log_weights(self, rows: Rows) -> Tensor:
         """Return the log of the rows' weights."""
-        values = self.values_ if rows.index is None else self.values_[rows.index]
-        return values.log()
+        return _log(self.values_ if rows.index is None else self.values_[rows.index])
 
 
 WEIGHTS: dict[str, type[WeightStrategy]] = {

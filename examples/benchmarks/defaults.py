@@ -131,8 +131,6 @@ def fit(data: Bunch, seed: int, **parameters: object) -> OTReweightedClassifier:
 
 def stage_one_nets() -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the settings of stage 1 that are compared."""
-    from sk_otreweight.nets import MLP
-
     for batch_size in (32, 128):
         for lr in (1e-3, 3e-3, 5e-3, 1e-2):
             for max_epochs in (20, 30, 50):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sk_otreweight._validation import check_count, check_real
 from sk_otreweight.transport.adjoint import solve_coupled
 from sk_otreweight.transport.plan import (
     TransportPlan,
@@ -64,8 +63,6 @@ class SinkhornSolver(TransportSolver):
     def _solve(
         self, C: Tensor, a: Tensor, b: Tensor, reg: float, init: Tensor | None
     ) -> TransportPlan:
-        check_count(self.max_iter, name="max_iter")
-        check_real(self.tol, name="tol")
         accelerate = self.accelerate and min(C.shape[-2:]) <= _NEWTON_MAX_SIZE
         g, sweeps = init, 0
         if accelerate and init is None:

@@ -10,6 +10,8 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from sk_otreweight._validation import (
+    check_count,
+    check_real,
     check_reg,
     check_same_mass,
     check_transport_shapes,
@@ -62,7 +64,13 @@ class TransportPlan:
 
 
 class TransportSolver(BaseEstimator, ABC):
-    """Base of the solvers of the entropic problem; subclasses write `_solve`."""
+    """Base of the solvers of the entropic problem; subclasses write `_solve`.
+
+    Every solver has the parameters `max_iter` and `tol`.
+    """
+
+    max_iter: int
+    tol: float
 
     def solve(
         self, C: Tensor, a: Tensor, b: Tensor, reg: float, init: Tensor | None = None
@@ -87,6 +95,7 @@ class TransportSolver(BaseEstimator, ABC):
         solution : TransportPlan
             Tensors in float64; no gradient flows through them.
         """
+        self.check_parameters()
         check_reg(reg)
         check_transport_shapes(C, a, b)
         with torch.no_grad():
@@ -98,6 +107,11 @@ class TransportSolver(BaseEstimator, ABC):
             if not solution.converged:
                 check_same_mass(a, b)
         return solution
+
+    def check_parameters(self) -> None:
+        """Raise on parameters that are not valid; called before any training."""
+        check_count(self.max_iter, name="max_iter")
+        check_real(self.tol, name="tol")
 
     @abstractmethod
     def _solve(

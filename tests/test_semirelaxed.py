@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+# --- the closed form ------------------------------------------------------------------
+
+
+def naive_semirelaxed(C, b, reg):
+    n, m = C.shape
+    weights = [0.0] * n
+    for j in range(m):
+        kernel = [math.exp(-C[i, j].item() / reg) for i in range(n)]
+        for i in range(n):
+            weights[i] += b[j].item() * kernel[i] / sum(kernel)
+    return torch.tensor(weights, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("reg", [0.02, 0.1, 1.0, 10.0])
+def test_closed_form_is_the_naive_formula(reg):
+    C, _, b = random_problem(13, 4)
+    weights = semirelaxed_weights(C, b, reg)
+    assert_same(weights, naive_semirelaxed(C, b, reg), atol=1e-14)
+    over_rows = (torch.softmax(-C / reg, 1) * b).sum(1)
+    with pytest.raises(AssertionError, match="an entry is off"):
+        assert_same(weights, over_rows / over_rows.sum(), atol=1e-3)
+
+
+@pytest.mark.parametrize("entries", [1, 7, 20, 1000])
+def test_blocks_of_rows_change_nothing(entries, monkeypatch):
+    C, _, b = random_problem(3, 23, 5)
+    whole = solve_semirelaxed(C, b, 0.1)
+    blocks = []
+
+    def cost(rows):
+        blocks.append(range(23)[rows])
+        return C[..., rows, :]
+
+    monkeypatch.setattr(semirelaxed, "_BLOCK_ENTRIES", entries)
+    for form in (C, cost):
+        for found, expected in zip(
+            solve_semirelaxed(form, b, 0.1, n_rows=23), whole, strict=True
+        ):
+            assert_same(found, expected, atol=1e-12)
+    seen = [row for block in blocks for row in block]
+    assert seen == 2 * list(range(23))
+    assert max(map(len, blocks)) <= max(1, entries // 5)
+
+
+def test_closed_form_of_a_batch():
+    C, _, b = random_problem(2, 3, 8, 4)
+    weights = semirelaxed_weights(C, b, 0.1)
+    assert weights.shape == (2, 3, 8)
+    for i in range(2):
+        for j in range(3):
+            expected = naive_semirelaxed(C[i, j], b[i, j], 0.1)
+            assert_same(weights[i, j], expected, atol=1e-14)
+    shared = semirelaxed_weights(C, b[0, 0], 0.1)
+    assert_same(shared[1, 2], naive_semirelaxed(C[1, 2], b[0, 0], 0.1), atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reg", [1e-3, 0.1, 10.0])
+@pytest.mark.parametrize("largest_cost", [0.0, 1.0, 1e3])
+def test_closed_form_is_finite_and_sums_to_the_mass(largest_cost, reg, dtype):
+    C, _, b = random_problem(50, 7)
+    weights, cost = solve_semirelaxed((C * largest_cost).to(dtype), 3 * b, reg)
+    assert weights.dtype == cost.dtype == dtype
+    assert torch.isfinite(cost)
+    assert (weights >= 0).all()
+    assert weights.sum().item() == pytest.approx(3.0, rel=1e-6)
+
+
+def test_closed_form_reports_the_cost_of_its_plan():
+    C, _, b = random_problem(13, 4)
+    _, cost = solve_semirelaxed(C, b, 0.1)
+    expected = (C * torch.softmax(-C / 0.1, 0) * b).sum()
+    assert_same(cost, expected, atol=1e-14)
+
+
+def test_label_cost_gives_inverse_class_frequencies():
+    labels = torch.tensor([0] * 50 + [1] * 7 + [2])
+    C = (labels[:, None] != torch.arange(3)).double()
+    expected = 1 / (3 * labels.bincount()[labels].double())
+    distances = [
+        (semirelaxed_weights(C, uniform(3), reg) - expected).abs().max().item()
+        for reg in (1.0, 0.3, 0.1, 0.02)
+    ]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 1e-15
+
+
+def test_no_entropy_weight_left_gives_uniform_weights():
+    C, _, b = random_problem(20, 4)
+    assert_same(semirelaxed_weights(C, b, 1e9), uniform(20), atol=1e-9)
+
+
+@pytest.mark.parametrize("reg", [0.05, 0.3])
+def test_closed_form_minimises_over_the_row_masses(reg):
+    C, _, b = random_problem(9, 4)
+    generator = seeded(3)
+
+    def objective(a):
+        return entropic_objective(C, solve_exactly(C, a, b, reg).plan, reg).item()
+
+    best = semirelaxed_weights(C, b, reg)
+    least = objective(best)
+    # Duality gives the value: sum_j b_j (-reg log sum_i exp(-C_ij / reg) + reg log b_j)
+    value = reg * (b * (b.log() - torch.logsumexp(-C / reg, 0))).sum()
+    assert least == pytest.approx(value.item(), abs=1e-10)
+    for size in (1e-2, 0.1, 1.0):
+        for _ in range(5):
+            noise = torch.randn(9, generator=generator).double()
+            other = best * (size * noise).exp()
+            assert objective(other / other.sum()) > least
+    assert objective(uniform(9)) > least
+
+
+def test_gradient_descent_on_the_row_masses_finds_the_closed_form():
+    """With the entropy, the potential of the rows is the gradient."""
+    C, a, b = random_problem(9, 4)
+    for _ in range(60):
+        f = solve_exactly(C, a, b, 0.3).f
+        a = a * torch.exp(-2.0 * (f - f.mean()))
+        a = a / a.sum()
+    assert_same(a, semirelaxed_weights(C, b, 0.3), atol=1e-8)
+
+
+def test_closed_form_at_scale_keeps_a_bounded_working_set(monkeypatch):
+    monkeypatch.setattr(semirelaxed, "_BLOCK_ENTRIES", 2**12)
+    largest = 0
+
+    def cost(rows):
+        nonlocal largest
+        block = torch.arange(rows.start, min(rows.stop, 20_000)) % 8
+        C = (block[:, None] != torch.arange(8)).float()
+        largest = max(largest, C.numel())
+        return C
+
+    weights = semirelaxed_weights(cost, uniform(8), 0.01, n_rows=20_000)
+    assert largest <= 2**12
+    assert_same(weights, uniform(20_000), atol=1e-9)
