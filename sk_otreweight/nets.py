@@ -83,6 +83,11 @@ def build_net(
     """
     if isinstance(net, FrozenEstimator):
         return _trained_net(net.estimator, verbose, one_output), True
+    if isinstance(net, type) and issubclass(net, NeuralNet):
+        raise TypeError(
+            f"net={net.__name__} is a class of skorch: give an instance, for example "
+            f"{net.__name__}(module), or the module alone."
+        )
     if isinstance(net, NeuralNet):
         built = clone(net)
     elif net is None:

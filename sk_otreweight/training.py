@@ -101,6 +101,7 @@ class TrainingRun:
         net = self.net
         net.check_data(self.X, self.y)
         net.check_training_readiness()
+        self._check_loss()
         net.notify("on_train_begin", X=self.X, y=self.y)
         self.train, self.valid = net.get_split_datasets(self.X, self.y)
         return self
@@ -108,6 +109,14 @@ class TrainingRun:
     def __exit__(self, kind: type | None, error: Any, trace: Any) -> None:
         if kind is None:
             self.net.notify("on_train_end", X=self.X, y=self.y)
+
+    def _check_loss(self) -> None:
+        """Find out before stage 1 whether stage 2 will get one loss per row."""
+        net, rows = self.net, self.X[:2].copy()
+        with torch.no_grad(), _unreduced(net.criterion_):
+            output = net.evaluation_step((rows, None))
+            losses = net.get_loss(output, self.y[:2], X=rows, training=False)
+        check_losses(losses, n_rows=len(rows))
 
     def stage_one(self, epochs: int) -> None:
         """Train the net as it is configured, with its own loss."""
@@ -360,7 +369,7 @@ def _unreduced(criterion: Any) -> Iterator[None]:
 def _frozen(net: NeuralNet, head: Head, X: Any) -> Iterator[None]:
     """Exclude the extractor's parameters from training for a while."""
     net.module_.eval()
-    rows = to_tensor(X[:2], device=net.device)
+    rows = to_tensor(X[:2].copy(), device=net.device)
     names = extractor_parameters(head, net.module_, net.infer, rows)
     frozen = [p for name, p in net.module_.named_parameters() if name in names]
     for parameter in frozen:

@@ -483,11 +483,6 @@ def test_bad_per_class(value, data):
 
 def test_parameters_are_checked_before_any_training(data):
     X, y, meta = data
-
-    class Watch(Callback):
-        def on_train_begin(self, net, **kwargs):
-            raise AssertionError("training began")
-
     for params, message in (
         ({"weights": "no"}, "weights='no'"),
         ({"reg": -1}, "reg=-1"),
@@ -496,7 +491,7 @@ def test_parameters_are_checked_before_any_training(data):
         ({"weights": WeightVector(lr=-1)}, "lr=-1"),
     ):
         with pytest.raises(ValueError, match=message):
-            quick(small_net(callbacks=[Watch()]), **params).fit(X, y, meta=meta)
+            quick(small_net(callbacks=[NoTraining()]), **params).fit(X, y, meta=meta)
 
 
 # Nets
@@ -543,6 +538,14 @@ def test_net_of_a_wrong_type(net, got, data):
     assert_fails_unfitted(
         quick(net), X, y, "net=", got, "not a net", "Module", "skorch",
         error=TypeError, meta=meta,
+    )  # fmt: skip
+
+
+def test_class_of_skorch_instead_of_a_net(data):
+    X, y, meta = data
+    assert_fails_unfitted(
+        quick(NeuralNetClassifier), X, y, "net=NeuralNetClassifier", "instance",
+        "NeuralNetClassifier(module)", error=TypeError, meta=meta,
     )  # fmt: skip
 
 
@@ -645,6 +648,11 @@ def test_head_callable_that_returns_something_else(head, got, finetune, data):
     )  # fmt: skip
 
 
+class NoTraining(Callback):
+    def on_train_begin(self, net, **kwargs):
+        raise AssertionError("training began")
+
+
 class ReducedLoss(nn.Module):
     """Averages whatever one asks it."""
 
@@ -661,15 +669,16 @@ class ReducingNet(NeuralNetClassifier):
 @pytest.mark.parametrize("form", ["criterion", "net"])
 def test_loss_that_is_reduced_already(form, finetune, data):
     X, y, meta = data
+    watch = [NoTraining()]  # it is found out before stage 1
     if form == "criterion":
-        net = small_net(criterion=ReducedLoss, max_epochs=1)
+        net = small_net(criterion=ReducedLoss, callbacks=watch)
     else:
         net = ReducingNet(
             SmallMLP,
             criterion=nn.CrossEntropyLoss,
-            max_epochs=1,
             verbose=0,
             train_split=None,
+            callbacks=watch,
         )
     assert_fails_unfitted(
         quick(net, finetune=finetune), X, y, "loss has shape ()", "rows",

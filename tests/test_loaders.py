@@ -85,8 +85,10 @@ def test_rows_are_right_under_shuffling(kind):
     dataset = datasets()[kind]
     loader = RowLoader(dataset, batch_size=4, shuffle=True)
     orders = []
-    for _ in range(2):
-        batches = list(loader)
+    for seed in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            batches = list(loader)
         for inputs, labels in batches:
             assert len(inputs) == len(labels)
         for batch in batches:

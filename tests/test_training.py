@@ -149,8 +149,8 @@ def test_features_are_not_read_if_the_step_needs_none():
 def test_one_forward_pass_per_batch():
     net, calls = make_net().initialize(), []
     head = head_of(net)
-    net.module_.register_forward_hook(lambda *args: calls.append(1))
     with TrainingRun(net, X, Y, {}) as run:
+        net.module_.register_forward_hook(lambda *args: calls.append(1))
         run.stage_two(2, Watching(), head=head)
     assert len(calls) == 6
 

@@ -1,5 +1,30 @@
 from __future__ import annotations
 
+import ot
+import pytest
+import torch
+from oracles import (
+    assert_class_constant,
+    assert_same,
+    assert_same_gradient,
+    assert_slopes,
+    finite_differences,
+    simplex_directions,
+)
+from transport_problems import (
+    SHAPES,
+    block_flow,
+    random_problem,
+    seeded,
+    two_blocks,
+    uniform,
+)
+
+from sk_otreweight import POTSolver, SinkhornSolver, sinkhorn, transport_cost
+from sk_otreweight.transport import transport_gradient
+
+EXACT = SinkhornSolver(max_iter=5000, tol=1e-12)
+
 
 @pytest.mark.parametrize("shape", [(1, 1), (6, 1), (1, 4)])
 def test_gradient_of_a_forced_plan(shape):
@@ -172,3 +197,13 @@ def test_gradient_between_almost_separate_classes(solver, surplus):
     assert (grad_a[0] - grad_a[-1]).item() == pytest.approx(expected, rel=1e-5)
     # What crosses has no choice, so only its cost counts.
     assert grad_C[labels == 0, 1].sum().item() == pytest.approx(x, abs=2e-6)
+
+
+@pytest.mark.parametrize("cost", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("surplus", [0.0, 1e-3, 0.1])
+def test_gradient_of_two_classes_has_a_closed_form(cost, surplus):
+    C, a, b, _ = two_blocks(surplus, cost=cost)
+    _, grad_a, _ = gradients(C, a, b, 0.1)
+    _, slope = block_flow(surplus, cost, 0.1)
+    expected = cost * (2 * slope - 1)
+    assert (grad_a[0] - grad_a[-1]).item() == pytest.approx(expected, abs=1e-6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 DTYPES = [torch.float64, torch.float32]
 SHAPES = {
