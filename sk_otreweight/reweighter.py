@@ -353,6 +353,8 @@ class Reweighter:
         self._transport_costs: list[Tensor] = []
 
     def _record(self, weights: Tensor, start: Tensor) -> None:
+        if self.weights_.per_batch:  # as the weights are scaled, so is their start
+            start = len(start) * start / start.sum()
         log_ratio = torch.special.xlogy(weights, weights / start)
         new = (len(weights), weights.sum(), weights.square().sum(), log_ratio.sum())
         new += (start.sum(),)
@@ -370,6 +372,11 @@ class Reweighter:
             )
         if "features" not in needs:
             features = None
+        elif features is None:
+            raise ValueError(
+                f"{self.weights_!r} reads weights off the features: pass the features "
+                "of the rows, the input of the classifier head."
+            )
         return Rows(features, self._class_start[labels], index)
 
     def _draw_atoms(self, features: Tensor | None) -> Atoms:

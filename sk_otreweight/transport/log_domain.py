@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,8 +22,9 @@ _CHECK_EVERY = 10
 # system worth a step.
 _NEWTON_REACHES = (float("inf"), 10.0, 3.0, 1.0)
 _NEWTON_MAX_SIZE = 1024
-# Below 1 % of the largest cost, reg is lowered step by step by this factor.
-_ANNEAL_BELOW, _ANNEAL_FACTOR = 0.01, 0.7
+# As shares of the largest cost: reg below which it is lowered step by step at once, the
+# value this begins with; and the factor of a step, a second one if that was too quick.
+_ANNEAL_BELOW, _ANNEAL_FROM, _ANNEAL_FACTORS = 0.01, 0.1, (0.7, 0.9)
 
 
 class SinkhornSolver(TransportSolver):
@@ -30,9 +32,9 @@ class SinkhornSolver(TransportSolver):
 
     Plain sweeps slow down when `reg` is small against the costs, and when the plan is
     almost block diagonal, as it is near the best weights, where mass hardly flows
-    between the classes. So `reg` is lowered to its value step by step if it is very
-    small, and after every ten sweeps a Newton step on the potentials is
-    tried, and kept if it lowers the error.
+    between the classes. So after every ten sweeps a Newton step on the potentials is
+    tried, and kept if it lowers the error; and where that is not enough, or `reg` is
+    very small, `reg` is lowered to its value step by step.
 
     Parameters
     ----------
@@ -64,24 +66,36 @@ class SinkhornSolver(TransportSolver):
         self, C: Tensor, a: Tensor, b: Tensor, reg: float, init: Tensor | None
     ) -> TransportPlan:
         accelerate = self.accelerate and min(C.shape[-2:]) <= _NEWTON_MAX_SIZE
-        g, sweeps = init, 0
-        if accelerate and init is None:
-            for level in _annealing_levels(C.max().item(), reg):
-                solution = _iterate(C, a, b, level, g, _CHECK_EVERY, 0.0, accelerate)
-                g, sweeps = solution.g, sweeps + solution.n_iter
-        solution = _iterate(C, a, b, reg, g, self.max_iter, self.tol, accelerate)
+        finish = partial(_iterate, C, a, b, reg, max_iter=self.max_iter, tol=self.tol)
+        largest_cost = C.max().item()
+        if not accelerate or init is not None or reg >= _ANNEAL_BELOW * largest_cost:
+            solution = finish(init, accelerate=accelerate)
+            if solution.converged or not accelerate:
+                return solution
+        for factor in _ANNEAL_FACTORS:
+            g, sweeps = _anneal(C, a, b, reg, largest_cost, factor)
+            solution = finish(g, accelerate=True)
+            if solution.converged:
+                break
         return replace(solution, n_iter=sweeps + solution.n_iter)
 
 
-def _annealing_levels(largest_cost: float, reg: float) -> list[float]:
-    """Return the values of reg to go through before `reg`, from large to small."""
-    levels = []
-    if reg < _ANNEAL_BELOW * largest_cost:
-        level = largest_cost / 10
-        while level > reg:
-            levels.append(level)
-            level *= _ANNEAL_FACTOR
-    return levels
+def _anneal(
+    C: Tensor, a: Tensor, b: Tensor, reg: float, largest_cost: float, factor: float
+) -> tuple[Tensor | None, int]:
+    """Return potentials that are nearly right for `reg`, and the sweeps this took.
+
+    `reg` is lowered step by step: between blocks of the plan that a small `reg` keeps
+    apart, neither sweeps nor Newton steps move potentials that are far off.
+    """
+    level, g, sweeps = largest_cost * _ANNEAL_FROM, None, 0
+    while level > reg:
+        solution = _iterate(
+            C, a, b, level, g, max_iter=_CHECK_EVERY, tol=0.0, accelerate=True
+        )
+        g, sweeps = solution.g, sweeps + solution.n_iter
+        level *= factor
+    return g, sweeps
 
 
 def _iterate(
@@ -90,6 +104,7 @@ def _iterate(
     b: Tensor,
     reg: float,
     g: Tensor | None,
+    *,
     max_iter: int,
     tol: float,
     accelerate: bool,
