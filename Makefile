@@ -23,10 +23,11 @@ demo: $(STAMP)  ## Long-tailed digits: plain training against re-weighted traini
 	$(PY) examples/plot_quickstart.py
 
 test: $(STAMP)  ## Tests, doctests and coverage; PYTEST_ARGS="--no-cov tests/test_x.py"
-	$(PY) -m pytest --cov=sk_otreweight --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	$(PY) -m pytest -n auto --cov=sk_otreweight \
+		--cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 test-slow: $(STAMP)  ## Only the tests marked slow
-	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+	$(PY) -m pytest -n auto -m slow $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## Check style and formatting
 	$(PY) -m ruff check .

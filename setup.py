@@ -71,6 +71,7 @@ setup(
             "pandas>=2.1",
             "pytest>=8.0",
             "pytest-cov>=5.0",
+            "pytest-xdist>=3.5",
             "ruff>=0.9",
         ],
         "docs": [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import ot
 import pytest
 import torch
@@ -21,7 +23,7 @@ from transport_problems import (
 )
 
 from sk_otreweight import POTSolver, SinkhornSolver, sinkhorn, transport_cost
-from sk_otreweight.transport import transport_gradient
+from sk_otreweight.transport import TransportPlan, transport_gradient
 
 EXACT = SinkhornSolver(max_iter=5000, tol=1e-12)
 
@@ -207,3 +209,23 @@ def test_gradient_of_two_classes_has_a_closed_form(cost, surplus):
     _, slope = block_flow(surplus, cost, 0.1)
     expected = cost * (2 * slope - 1)
     assert (grad_a[0] - grad_a[-1]).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("surplus", [3e-10, -3e-10, 1e-9, 1e-8, 1e-6])
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 2)])
+def test_gradient_while_classes_exchange_next_to_nothing(sizes, surplus):
+    """A billionth of the mass flows; the solution is exact, put together by hand."""
+    C, a, b, labels = two_blocks(surplus, sizes)
+    x, slope = block_flow(surplus, 2.0, 0.1)
+    assert x < 2e-6
+    ratio = x / (0.5 + surplus - x) * math.exp(20)  # exp of (g_2 - g_1) / reg
+    g = torch.tensor([0.0, 0.1 * math.log(ratio)], dtype=torch.float64)
+    plan = a[:, None] * torch.softmax((g - C) / 0.1, -1)
+    assert_same(plan.sum(0), b, atol=1e-15)
+    f = 0.1 * (a.log() - torch.logsumexp((g - C) / 0.1, -1))
+    cost = (C * plan).sum()
+    solution = TransportPlan(plan, f, g, 1, True, torch.zeros(()), cost)
+    grad_a, _, _ = transport_gradient(C, solution, 0.1)
+    expected = 2.0 * (2 * slope - 1)
+    assert 0.1 < abs(expected) <= 2.0
+    assert (grad_a[0] - grad_a[-1]).item() == pytest.approx(expected, rel=1e-4)
