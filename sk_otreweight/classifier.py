@@ -265,6 +265,7 @@ class _TransportStep(Stage2Step):
         if self.virtual_step is None:
             self.reweighter.update(*points)
         else:
+            self.reweighter.begin_batch(*points)
             weights = self.reweighter.weights(*points, record=False)
             virtual = VirtualStep(
                 self.data.net,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from sk_otreweight._validation import check_choice, check_real, check_reg, resolve
@@ -17,8 +15,8 @@ from sk_otreweight.transport import (
     SOLVERS,
     TransportPlan,
     TransportSolver,
-    convergence_message,
     transport_gradient,
+    warn_unconverged,
 )
 from sk_otreweight.weights import (
     START_WEIGHTS,
@@ -113,8 +111,10 @@ class Reweighter:
             component.check_parameters()
         self.reg = reg
         self.init_weights = init_weights
-        self.seed = random_state
-        self.generator = torch.Generator().manual_seed(random_state)
+        self.seed = int(random_state)
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self._meta_labels: Tensor | None = None
+        self._labels: Tensor | None = None
         self.unconverged_ = 0
         self._last_cost = float("nan")
         self._forget_statistics()
@@ -179,6 +179,8 @@ class Reweighter:
         -------
         self : Reweighter
         """
+        if self._meta_labels is None:
+            raise ValueError("No meta rows were given: call set_meta first.")
         self._labels = labels
         self.unconverged_ = 0
         if class_counts is None:
@@ -237,6 +239,21 @@ class Reweighter:
                 self._record(weights, rows.start)
         return weights
 
+    def begin_batch(
+        self, features: Tensor | None, labels: Tensor, index: Tensor | None = None
+    ) -> int:
+        """Set a batch's weights back if the strategy starts each batch anew.
+
+        `update` does so too; to be called before it if the weights that the batch
+        begins with are of interest.
+
+        Returns
+        -------
+        n_steps : int
+            Steps that `update` will take.
+        """
+        return self.weights_.begin_batch(self._rows(labels, features, index))
+
     def update(
         self,
         features: Tensor | None,
@@ -268,8 +285,8 @@ class Reweighter:
         """
         if self.solves_training_set:
             return
+        n_steps = self.begin_batch(features, labels, index)
         rows = self._rows(labels, features, index)
-        n_steps = self.weights_.begin_batch(rows)
         atoms = self._draw_atoms(meta_features)
         if cost_features is None:
             cost_features = features
@@ -364,6 +381,8 @@ class Reweighter:
         self, labels: Tensor, features: Tensor | None, index: Tensor | None
     ) -> Rows:
         needs = self.weights_.needs
+        if self._labels is None:
+            raise ValueError("No training rows were given: call set_training_set.")
         if "index" in needs and index is None and len(labels) != len(self._labels):
             raise ValueError(
                 f"{self.weights_!r} keeps a weight per training row, but the batch of "
@@ -403,11 +422,11 @@ class Reweighter:
         if solution.converged:
             return
         if self.unconverged_ == 0:
-            message = convergence_message(
-                error=solution.marginal_error.max().item(),
-                tol=self.solver_.tol,
+            warn_unconverged(
+                solution,
                 max_iter=self.solver_.max_iter,
+                tol=self.solver_.tol,
                 reg=self.reg,
+                stacklevel=3,
             )
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
         self.unconverged_ += 1

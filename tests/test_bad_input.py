@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from nets_for_tests import SmallCNN, SmallMLP, long_tailed_digits, small_net
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from skorch import NeuralNetClassifier
@@ -18,10 +18,14 @@ from sk_otreweight import (
     CombinedCost,
     OTReweightedClassifier,
     PrototypeMetaSet,
+    Reweighter,
     SinkhornSolver,
     WeightNet,
     WeightVector,
     make_long_tailed,
+    semirelaxed_weights,
+    sinkhorn,
+    transport_cost,
 )
 
 
@@ -780,3 +784,61 @@ def test_values_beyond_the_range_of_the_net(data):
         quick().fit(large, y)
     with raises("X_meta", "infinity"):
         quick().fit(X, y, meta=(large_meta, y_meta))
+
+
+# The parts that are used without the estimator
+
+HALF = torch.tensor([0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("function", "parts"),
+    [
+        (lambda: sinkhorn(torch.tensor([[np.inf, 1], [1, 0]]), HALF, HALF), ["inf"]),
+        (lambda: sinkhorn(torch.tensor([[np.nan, 1], [1, 0]]), HALF, HALF), ["nan"]),
+        (
+            lambda: sinkhorn(torch.eye(2), torch.tensor([1.5, -0.5]), HALF),
+            ["-0.5", ">= 0"],
+        ),
+        (lambda: sinkhorn(torch.eye(2), 0 * HALF, HALF), ["total > 0"]),
+        (lambda: sinkhorn(torch.eye(2), 1.0005 * HALF, HALF), ["sums to", "Divide"]),
+        (
+            lambda: sinkhorn(torch.eye(2), HALF.expand(3, 2), HALF),
+            ["(3, 2)", "do not fit"],
+        ),
+        (
+            lambda: semirelaxed_weights(torch.rand(3, 2), torch.ones(3) / 3),
+            ["(3, 2)", "do not fit"],
+        ),
+        (lambda: semirelaxed_weights(lambda rows: rows, HALF), ["n_rows=None"]),
+        (
+            lambda: Reweighter().set_training_set(torch.tensor([0, 1])),
+            ["set_meta first"],
+        ),
+        (
+            lambda: Reweighter("label").set_meta(torch.tensor([0, 1]))(
+                None, torch.tensor([0, 1]), torch.tensor([0, 1])
+            ),
+            ["set_training_set"],
+        ),
+    ],
+)
+def test_parts_used_alone(function, parts):
+    with raises(*parts):
+        function()
+
+
+def test_unfinished_transport_cost_warns():
+    a = HALF.clone().requires_grad_()
+    C = torch.tensor([[0.0, 0.9], [1.0, 0.2]])
+    with pytest.warns(ConvergenceWarning, match="marginal error"):
+        transport_cost(
+            C, a, torch.tensor([0.3, 0.7]), 0.05,
+            solver=SinkhornSolver(max_iter=1, accelerate=False),
+        )  # fmt: skip
+
+
+def test_integer_costs_give_a_real_plan():
+    plan = sinkhorn(torch.tensor([[0, 1], [1, 0]]), HALF, HALF, 1.0).plan
+    assert plan.dtype == torch.get_default_dtype()
+    assert plan.sum().item() == pytest.approx(1)

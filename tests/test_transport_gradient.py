@@ -110,9 +110,9 @@ def test_gradients_are_not_the_approximate_ones_of_pot(grad):
 
 
 def test_gradients_have_mean_zero_and_the_dtype_of_the_input():
-    problem = [x.float() for x in random_problem(2, 9, 4)]
-    exact = gradients(*(x.double() for x in problem), 0.1)
-    found = gradients(*problem, 0.1, solver=None)
+    problem = random_problem(2, 9, 4)
+    exact = gradients(*problem, 0.1)
+    found = gradients(*(x.float() for x in problem), 0.1, solver=None)
     for gradient, expected in zip(found, exact, strict=True):
         assert gradient.dtype == torch.float32
         assert_same_gradient(gradient, expected, rtol=1e-4)

@@ -11,10 +11,14 @@ plan and ``reg`` the weight lambda of the entropy.
 
 from sk_otreweight.transport.gradient import transport_cost, transport_gradient
 from sk_otreweight.transport.log_domain import SinkhornSolver
-from sk_otreweight.transport.plan import TransportPlan, TransportSolver
+from sk_otreweight.transport.plan import (
+    TransportPlan,
+    TransportSolver,
+    warn_unconverged,
+)
 from sk_otreweight.transport.pot import POTSolver
 from sk_otreweight.transport.semirelaxed import semirelaxed_weights, solve_semirelaxed
-from sk_otreweight.transport.solvers import SOLVERS, convergence_message, sinkhorn
+from sk_otreweight.transport.solvers import SOLVERS, sinkhorn
 
 __all__ = [
     "SOLVERS",
@@ -22,10 +26,10 @@ __all__ = [
     "SinkhornSolver",
     "TransportPlan",
     "TransportSolver",
-    "convergence_message",
     "semirelaxed_weights",
     "sinkhorn",
     "solve_semirelaxed",
     "transport_cost",
     "transport_gradient",
+    "warn_unconverged",
 ]

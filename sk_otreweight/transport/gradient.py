@@ -7,7 +7,11 @@ from torch import Tensor
 
 from sk_otreweight.transport.adjoint import solve_coupled
 from sk_otreweight.transport.log_domain import SinkhornSolver
-from sk_otreweight.transport.plan import TransportPlan, TransportSolver
+from sk_otreweight.transport.plan import (
+    TransportPlan,
+    TransportSolver,
+    warn_unconverged,
+)
 
 
 def transport_gradient(
@@ -69,6 +73,14 @@ class _TransportCost(torch.autograd.Function):
         init: Tensor | None,
     ) -> Tensor:
         solution = solver.solve(C, a, b, reg, init)
+        if not solution.converged:
+            warn_unconverged(
+                solution,
+                max_iter=solver.max_iter,
+                tol=solver.tol,
+                reg=reg,
+                stacklevel=5,
+            )
         ctx.save_for_backward(C)
         ctx.solution, ctx.reg = solution, reg
         ctx.shapes = a.shape, b.shape
@@ -133,6 +145,11 @@ def transport_cost(
     ------
     ValueError
         If `reg` is not positive, the shapes do not fit, or the masses differ.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the solver does not reach its tolerance: the gradient is inexact then.
 
     Examples
     --------

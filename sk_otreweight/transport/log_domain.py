@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sk_otreweight._validation import check_finite_cost
 from sk_otreweight.transport.adjoint import solve_coupled
 from sk_otreweight.transport.plan import (
     TransportPlan,
@@ -67,7 +68,8 @@ class SinkhornSolver(TransportSolver):
     ) -> TransportPlan:
         accelerate = self.accelerate and min(C.shape[-2:]) <= _NEWTON_MAX_SIZE
         finish = partial(_iterate, C, a, b, reg, max_iter=self.max_iter, tol=self.tol)
-        largest_cost = C.max().item()
+        largest_cost = C.max().item()  # NaN if any entry is
+        check_finite_cost(largest_cost)
         if not accelerate or init is not None or reg >= _ANNEAL_BELOW * largest_cost:
             solution = finish(init, accelerate=accelerate)
             if solution.converged or not accelerate:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from sk_otreweight._validation import (
@@ -126,3 +128,17 @@ def plan_and_error(
     """Return the plan (..., n, m) of log-potentials, and the error of its columns."""
     plan = (logits + u[..., None] + v[..., None, :]).exp()
     return plan, (plan.sum(-2) - b).abs().sum(-1)
+
+
+def warn_unconverged(
+    solution: TransportPlan, *, max_iter: int, tol: float, reg: float, stacklevel: int
+) -> None:
+    """Warn that a problem was not solved to the tolerance, and say what to change."""
+    warnings.warn(
+        "Sinkhorn's iteration left a marginal error of "
+        f"{solution.marginal_error.max().item():.2e} (tol={tol:g}) after {max_iter} "
+        f"sweeps. Raise reg (now {reg:g}) or max_iter, or accept the error by raising "
+        "tol.",
+        ConvergenceWarning,
+        stacklevel=stacklevel,
+    )

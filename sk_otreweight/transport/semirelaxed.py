@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sk_otreweight._validation import check_reg
+from sk_otreweight._validation import check_columns, check_reg
 from sk_otreweight.transport.adjoint import apply
 
 # Cost entries of a block of rows held at a time by the closed form (64 MiB).
@@ -86,6 +86,7 @@ def solve_semirelaxed(
     cost : Tensor of shape (...,)
     """
     check_reg(reg)
+    check_columns(C, b, n_rows)
     if isinstance(C, Tensor):
         n_rows = C.shape[-2]
         block_of = partial(_matrix_block, C)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-
-from sklearn.exceptions import ConvergenceWarning
+import torch
 from torch import Tensor
 
 from sk_otreweight.transport.log_domain import SinkhornSolver
-from sk_otreweight.transport.plan import TransportPlan, TransportSolver
+from sk_otreweight.transport.plan import (
+    TransportPlan,
+    TransportSolver,
+    warn_unconverged,
+)
 from sk_otreweight.transport.pot import POTSolver
 
 SOLVERS: dict[str, type[TransportSolver]] = {
@@ -80,23 +82,5 @@ def sinkhorn(
     """
     solution = SinkhornSolver(max_iter=max_iter, tol=tol).solve(C, a, b, reg, init)
     if not solution.converged:
-        warnings.warn(
-            convergence_message(
-                error=solution.marginal_error.max().item(),
-                tol=tol,
-                max_iter=max_iter,
-                reg=reg,
-            ),
-            ConvergenceWarning,
-            stacklevel=2,
-        )
-    return solution.to(C.dtype)
-
-
-def convergence_message(*, error: float, tol: float, max_iter: int, reg: float) -> str:
-    """Return what to say of a problem that was not solved to the tolerance."""
-    return (
-        f"Sinkhorn's iteration left a marginal error of {error:.2e} (tol={tol:g}) "
-        f"after {max_iter} sweeps. Raise reg (now {reg:g}) or max_iter, or accept the "
-        "error by raising tol."
-    )
+        warn_unconverged(solution, max_iter=max_iter, tol=tol, reg=reg, stacklevel=3)
+    return solution.to(C.dtype if C.is_floating_point() else torch.get_default_dtype())
