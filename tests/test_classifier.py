@@ -1108,6 +1108,31 @@ def test_own_collate(digits):
     assert clf.sample_weight_.shape == digits.y.shape
 
 
+class OwnLoader:
+    """No DataLoader, so nobody knows which rows its batches hold."""
+
+    def __init__(self, dataset, batch_size, shuffle=False):
+        self.loader = DataLoader(dataset, batch_size, shuffle)
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+def test_own_loader_will_do_for_a_weight_net(digits):
+    net = small_net(iterator_train=OwnLoader)
+    clf = quick(net, weights="net").fit(digits.X, digits.y, meta=digits.meta)
+    assert clf.sample_weight_.mean() == pytest.approx(1)
+
+
+def test_own_loader_cannot_serve_a_weight_per_row(digits):
+    net = small_net(iterator_train=OwnLoader)
+    with pytest.raises(ValueError, match="without row numbers.*DataLoader"):
+        quick(net, weights="vector").fit(digits.X, digits.y, meta=digits.meta)
+
+
 def collate_pairs(items):
     X, y = zip(*items, strict=True)
     return torch.as_tensor(np.stack(X)), torch.as_tensor(y)
