@@ -122,7 +122,8 @@ class WeightVector(WeightStrategy):
 
     A batch's weights are normalised to a probability vector, moved against the gradient
     of the transport cost, and scaled back to the mass they had: weights move within a
-    batch, and their mean over the training set stays 1.
+    batch, and their mean over the training set stays 1. (Not quite if a sampler repeats
+    rows within a batch: they count repeatedly there.)
 
     Parameters
     ----------
