@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from nets_for_tests import long_tailed_digits
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,3 +22,19 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return long_tailed_digits(0)
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Three digits, about 50 rows, for what takes many fits."""
+    data = long_tailed_digits(0)
+    rows = np.flatnonzero(data.y > 6)
+    meta = np.flatnonzero(data.y_meta > 6)
+    rows = np.concatenate([rows, np.flatnonzero(data.y == 4)])
+    meta = np.concatenate([meta, np.flatnonzero(data.y_meta == 4)])
+    return data.X[rows], data.y[rows], (data.X_meta[meta], data.y_meta[meta])
