@@ -261,6 +261,7 @@ class _WeightedStep:
                 factor, X_extra, y_extra = extra
                 scores = net.infer(X_extra)
                 total = total + factor * own_loss(scores, y_extra, training=True).mean()
+            _check_batch(net, total)  # the weights may not be finite either
             return total
 
         with ExitStack() as stack:
