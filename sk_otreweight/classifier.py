@@ -245,7 +245,7 @@ class _TransportStep(Stage2Step):
         self.generator = torch.Generator().manual_seed(data.seed)
         self._set_meta()
         reweighter.set_training_set(
-            data.labels, self.training_features(), data.class_counts
+            data.labels, self._start_features(), data.class_counts
         )
         self.is_fresh = True
 
@@ -299,6 +299,14 @@ class _TransportStep(Stage2Step):
         if not self.reweighter.needs_features:
             return None
         return extract_features(self.data.net, self.data.head, self.data.X)
+
+    def _start_features(self) -> Tensor | None:
+        """Return what the weights start from: of those that step, width and dtype."""
+        if self.is_frozen or self.reweighter.solves_training_set:
+            return self.training_features()
+        if not self.reweighter.needs_features:
+            return None
+        return extract_features(self.data.net, self.data.head, self.data.X[:2])
 
     def _solved_features(self) -> Tensor | None:
         return self.training_features() if self.reweighter.solves_training_set else None
