@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ from sk_otreweight._validation import (
     check_inputs_like,
     check_meta_arguments,
     check_meta_arrays,
-    check_meta_classes,
     check_meta_columns,
     check_meta_mask,
     check_output_width,
@@ -35,6 +33,7 @@ from sk_otreweight._validation import (
     check_same_classes,
     check_two_classes,
     encode_labels,
+    warn_missing_meta_classes,
 )
 from sk_otreweight.features import Head, find_head, first_output
 from sk_otreweight.nets import build_net, input_dtype, is_bare
@@ -402,9 +401,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     def _encode_meta(self, X: Any, y: Any, dtype: np.dtype) -> MetaData:
         labels = encode_labels(y, self.classes_, name="y_meta")
-        message = check_meta_classes(labels, self.classes_)
-        if message is not None:
-            warnings.warn(message, UserWarning, stacklevel=4)
+        warn_missing_meta_classes(labels, self.classes_)
         return MetaData(check_cast(X, dtype, name="X_meta"), labels)
 
     def _set_weights(

@@ -427,6 +427,5 @@ class Reweighter:
                 max_iter=self.solver_.max_iter,
                 tol=self.solver_.tol,
                 reg=self.reg,
-                stacklevel=3,
             )
         self.unconverged_ += 1

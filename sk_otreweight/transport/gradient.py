@@ -79,7 +79,6 @@ class _TransportCost(torch.autograd.Function):
                 max_iter=solver.max_iter,
                 tol=solver.tol,
                 reg=reg,
-                stacklevel=5,
             )
         ctx.save_for_backward(C)
         ctx.solution, ctx.reg = solution, reg

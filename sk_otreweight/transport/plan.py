@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from sk_otreweight._validation import (
     check_reg,
     check_same_mass,
     check_transport_shapes,
+    warn_user,
 )
 
 
@@ -131,14 +131,13 @@ def plan_and_error(
 
 
 def warn_unconverged(
-    solution: TransportPlan, *, max_iter: int, tol: float, reg: float, stacklevel: int
+    solution: TransportPlan, *, max_iter: int, tol: float, reg: float
 ) -> None:
     """Warn that a problem was not solved to the tolerance, and say what to change."""
-    warnings.warn(
+    warn_user(
         "Sinkhorn's iteration left a marginal error of "
         f"{solution.marginal_error.max().item():.2e} (tol={tol:g}) after {max_iter} "
         f"sweeps. Raise reg (now {reg:g}) or max_iter, or accept the error by raising "
         "tol.",
         ConvergenceWarning,
-        stacklevel=stacklevel,
     )

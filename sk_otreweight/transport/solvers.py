@@ -82,5 +82,5 @@ def sinkhorn(
     """
     solution = SinkhornSolver(max_iter=max_iter, tol=tol).solve(C, a, b, reg, init)
     if not solution.converged:
-        warn_unconverged(solution, max_iter=max_iter, tol=tol, reg=reg, stacklevel=3)
+        warn_unconverged(solution, max_iter=max_iter, tol=tol, reg=reg)
     return solution.to(C.dtype if C.is_floating_point() else torch.get_default_dtype())
