@@ -6,8 +6,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,80 +13,57 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
-from skorch import NeuralNet
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from sk_otreweight._validation import (
     MetaData,
-    check_cast,
     check_choice,
     check_count,
+    check_inputs,
     check_inputs_like,
+    check_labels,
     check_meta_arguments,
-    check_meta_arrays,
     check_meta_columns,
+    check_meta_inputs,
+    check_meta_labels,
     check_meta_mask,
-    check_output_width,
+    check_n_labels,
     check_real,
     check_same_classes,
+    check_table,
     check_two_classes,
     encode_labels,
+    is_array_like,
     warn_missing_meta_classes,
 )
-from sk_otreweight.features import Head, find_head, first_output
-from sk_otreweight.nets import build_net, input_dtype, is_bare
+from sk_otreweight.extraction import training_features
+from sk_otreweight.inputs import (
+    LabelledDataset,
+    batch_of,
+    cast,
+    dataset_inputs,
+    dataset_labels,
+    n_features,
+    n_rows,
+    padded,
+    row_shapes,
+    take,
+)
+from sk_otreweight.prepare import prepare_net, probe
 from sk_otreweight.randomness import seeded
-from sk_otreweight.training import Stage2Step, TrainingRun, extract_features
+from sk_otreweight.stage2 import Stage2Data, Stage2Step
+from sk_otreweight.training import TrainingRun
 
 # Prediction batches have this many rows always: matrix products of another number of
 # rows round differently, and a row's probabilities must not depend on its company.
 _PREDICTION_ROWS = 128
-_PROBE_ROWS = 4
-
-
-@dataclass
-class Stage2Data:
-    """What a method may use to make its stage-2 step.
-
-    Attributes
-    ----------
-    net : skorch.NeuralNet
-        Initialised.
-    head : Head or None
-        Where features are read; None if the method said it needs none.
-    X : ndarray of shape (n, ...)
-        Training inputs, in the dtype of the net.
-    labels : Tensor of shape (n,)
-        Encoded training labels, on the net's device.
-    target_dtype : torch.dtype
-        In which the net's loss takes labels.
-    class_counts : Tensor of shape (K,)
-        Rows of each class seen so far.
-    meta : MetaData or None
-        Meta rows if some were given.
-    features : Tensor of shape (n, d) or None
-        Features of the training rows if the extractor is frozen.
-    is_stream : bool
-        Whether this is a chunk of a stream.
-    seed : int
-    """
-
-    net: NeuralNet
-    head: Head | None
-    X: np.ndarray
-    labels: Tensor
-    target_dtype: torch.dtype
-    class_counts: Tensor
-    meta: MetaData | None
-    features: Tensor | None
-    is_stream: bool
-    seed: int
 
 
 class _CheckedRows(NamedTuple):
     """Rows of a call to fit: training rows, and what was set apart from them."""
 
-    X: np.ndarray
+    X: Any
     y: np.ndarray
     held_out: np.ndarray | None
     meta: tuple[Any, Any] | None
@@ -220,7 +195,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         with _kept_on_error(self):
             rows = self._check_data(X, y, meta, X_meta, y_meta, meta_mask, reset=first)
             if not first:
-                check_inputs_like(rows.X, self._input_shape, name="X")
+                check_inputs_like(row_shapes(rows.X), self._input_shape, name="X")
                 self._copy_learned()
             if first:
                 self.classes_ = np.unique(np.asarray(classes))
@@ -249,14 +224,9 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             re-weighted problem, in which all classes are about equally frequent.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, **self._input_checks())
-        check_inputs_like(X, self._input_shape, name="X")
-        X = check_cast(X, input_dtype(self.net_, X), name="X")
-        batches = [
-            self._predict_batch(X[start : start + _PREDICTION_ROWS])
-            for start in range(0, len(X), _PREDICTION_ROWS)
-        ]
-        probabilities = np.concatenate(batches)
+        X = self._check_inputs(X, reset=False)
+        check_inputs_like(row_shapes(X), self._input_shape, name="X")
+        probabilities = self._predict(cast(self.net_, X, name="X"))
         return probabilities / probabilities.sum(axis=1, keepdims=True)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -273,10 +243,22 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
-    def _predict_batch(self, X: np.ndarray) -> np.ndarray:
-        lacking = _PREDICTION_ROWS - len(X)
-        padded = np.concatenate([X, np.repeat(X[-1:], lacking, axis=0)])
-        return self.net_.predict_proba(padded)[: len(X)].astype(np.float64)
+    def _predict(self, X: Any) -> np.ndarray:
+        n = n_rows(X)
+        if isinstance(X, Dataset):  # its loader makes the batches
+            size = self.net_.get_params_for("iterator_valid").get("batch_size")
+            size = max(size or self.net_.batch_size, 1)
+            whole = padded(X, size * -(-n // size))
+            return self.net_.predict_proba(whole)[:n].astype(np.float64)
+        batches = [
+            take(X, slice(start, start + _PREDICTION_ROWS))
+            for start in range(0, n, _PREDICTION_ROWS)
+        ]
+        outputs = [
+            self.net_.predict_proba(padded(batch, _PREDICTION_ROWS))[: n_rows(batch)]
+            for batch in batches
+        ]
+        return np.concatenate(outputs).astype(np.float64)
 
     def _check_common_parameters(self) -> None:
         check_choice(self.finetune, name="finetune", choices=("head", "all"))
@@ -285,7 +267,36 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             check_real(self.lr, name="lr")
         self._check_parameters()
 
-    def _input_checks(self) -> dict[str, Any]:
+    def _check_inputs(self, X: Any, reset: bool) -> Any:
+        """Check inputs of any form."""
+        if is_array_like(X):
+            return validate_data(self, X, reset=reset, **self._array_checks())
+        if isinstance(X, Dataset):
+            X = dataset_inputs(X, name="X")
+        if self.net is None:
+            check_table(X)
+        if isinstance(X, Tensor):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        elif reset:
+            for name in ("n_features_in_", "feature_names_in_"):
+                vars(self).pop(name, None)
+        return X if isinstance(X, Dataset) else check_inputs(X, name="X")
+
+    def _check_rows(self, X: Any, y: Any, reset: bool) -> tuple[Any, np.ndarray]:
+        """Check inputs of any form, and their labels."""
+        if isinstance(X, Dataset) and y is None:
+            y = dataset_labels(X, name="X")
+        if isinstance(y, Tensor):
+            y = y.detach().cpu().numpy()
+        if is_array_like(X):
+            X, y = validate_data(self, X, y, reset=reset, **self._array_checks())
+        else:
+            X, y = self._check_inputs(X, reset), check_labels(y)
+            check_n_labels(y, n_rows=n_rows(X))
+        check_classification_targets(y)
+        return X, y
+
+    def _array_checks(self) -> dict[str, Any]:
         return {"dtype": "numeric", "allow_nd": self.net is not None}
 
     def _check_data(
@@ -299,19 +310,27 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         reset: bool = True,
     ) -> _CheckedRows:
         """Check the rows of a call and set the meta rows apart."""
-        X, y = validate_data(self, X, y, reset=reset, **self._input_checks())
-        check_classification_targets(y)
-        pair = check_meta_arguments(meta, X_meta, y_meta, meta_mask, n_rows=len(X))
+        X, y = self._check_rows(X, y, reset)
+        pair = check_meta_arguments(meta, X_meta, y_meta, meta_mask, n_rows=len(y))
         if pair is not None:
-            check_meta_columns(pair[0], getattr(self, "feature_names_in_", None))
-            pair = check_meta_arrays(*pair, dtype="numeric")
-            check_inputs_like(pair[0], X.shape[1:], name="X_meta")
+            pair = self._check_meta_rows(*pair, X)
         held_out = None
         if meta_mask is not None:
-            held_out = check_meta_mask(meta_mask, n_rows=len(X))
-            pair = X[held_out], y[held_out]
-            X, y = X[~held_out], y[~held_out]
+            held_out = check_meta_mask(meta_mask, n_rows=len(y))
+            pair = take(X, held_out), y[held_out]
+            X, y = take(X, ~held_out), y[~held_out]
         return _CheckedRows(X, y, held_out, pair)
+
+    def _check_meta_rows(self, X_meta: Any, y_meta: Any, X: Any) -> tuple[Any, Any]:
+        """Check meta rows, beside the training rows that they are to be like."""
+        check_meta_columns(X_meta, getattr(self, "feature_names_in_", None))
+        if isinstance(X_meta, Dataset):
+            y_meta = dataset_labels(X_meta, name="meta") if y_meta is None else y_meta
+            X_meta = dataset_inputs(X_meta, name="meta")
+        else:
+            X_meta = check_meta_inputs(X_meta)
+        check_inputs_like(row_shapes(X_meta), row_shapes(X), name="X_meta")
+        return X_meta, check_meta_labels(y_meta, n_rows=n_rows(X_meta))
 
     def _copy_learned(self) -> None:
         """Go on with copies, so that an error leaves what was learned before."""
@@ -319,27 +338,18 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         # An endless stream must not fill the memory with its history.
         del self.net_.history[self._n_fit_epochs :]
 
-    def _prepare(self, X: np.ndarray) -> bool:
+    def _prepare(self, X: Any) -> bool:
         """Build the net, try it on a few rows, and return whether it is trained."""
-        sizes = {"n_features": X.shape[1], "n_classes": len(self.classes_)}
-        build = partial(build_net, self.net, sizes=sizes, verbose=self.verbose)
-        net, is_trained = build()
-        if not is_trained:
-            net.initialize()
-        output = _probe(net, X)
-        check_output_width(
-            output, n_rows=len(X[:_PROBE_ROWS]), n_classes=len(self.classes_)
+        net, is_trained, head = prepare_net(
+            self.net,
+            X,
+            sizes=n_features(X) | {"n_classes": len(self.classes_)},
+            verbose=self.verbose,
+            head=self.head,
+            needs_head=self._needs_head() or self.finetune == "head",
         )
-        if output.numel() == len(output) and is_bare(self.net):
-            net, is_trained = build(one_output=True)
-            net.initialize()
-        self._head = None
-        if self._needs_head() or self.finetune == "head":
-            rows = torch.from_numpy(_first_rows(net, X)).to(net.device)
-            net.module_.eval()
-            self._head = find_head(net.module_, net.infer, rows, self.head)
-        self.net_ = net
-        self._input_shape = X.shape[1:]
+        self.net_, self._head = net, head
+        self._input_shape = row_shapes(X)
         self._class_counts = np.zeros(len(self.classes_), dtype=np.int64)
         self._meta = None
         return is_trained
@@ -354,17 +364,19 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
     ) -> None:
         """Run both stages, or a pass of the second over a chunk of a stream."""
         net, head = self.net_, self._head
-        X = check_cast(rows.X, input_dtype(net, rows.X), name="X")
         labels = encode_labels(rows.y, self.classes_, name="y")
         counts = np.bincount(labels, minlength=len(self.classes_))
         self._class_counts = self._class_counts + counts
         if rows.meta is not None:
-            self._meta = self._encode_meta(*rows.meta, X.dtype)
+            self._meta = self._encode_meta(*rows.meta)
         if not is_stream:
             self._check_meta(self._meta, counts)
             self._extractor_is_trained = True
         freeze = self.finetune == "head" and self._extractor_is_trained
+        X = cast(net, rows.X, name="X")
         targets = self._targets(labels, X)
+        if isinstance(X, Dataset):
+            X = LabelledDataset(X, targets)
         with TrainingRun(net, X, targets, self._columns) as run:
             if stage_one:
                 run.stage_one(net.max_epochs)
@@ -376,7 +388,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
                 target_dtype=torch.from_numpy(targets[:0]).dtype,
                 class_counts=torch.from_numpy(self._class_counts),
                 meta=self._meta,
-                features=extract_features(net, head, X) if freeze else None,
+                features=training_features(net, head, X) if freeze else None,
                 is_stream=is_stream,
                 seed=seed,
             )
@@ -385,7 +397,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
                 1 if is_stream else self.max_epochs,
                 step,
                 head=head,
-                cached=data.features if head and head.can_replay else None,
+                cached=data.features if data.is_cached else None,
                 freeze=freeze,
                 lr=self.lr,
             )
@@ -394,15 +406,17 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         if not is_stream:
             self._n_fit_epochs = len(net.history)
 
-    def _targets(self, labels: np.ndarray, X: np.ndarray) -> np.ndarray:
+    def _targets(self, labels: np.ndarray, X: Any) -> np.ndarray:
         """Return labels as the criterion takes them: floats for a single score."""
-        output = _probe(self.net_, X)
+        output = probe(self.net_, X)
         return labels.astype(np.float32) if output.numel() == len(output) else labels
 
-    def _encode_meta(self, X: Any, y: Any, dtype: np.dtype) -> MetaData:
+    def _encode_meta(self, X: Any, y: Any) -> MetaData:
         labels = encode_labels(y, self.classes_, name="y_meta")
         warn_missing_meta_classes(labels, self.classes_)
-        return MetaData(check_cast(X, dtype, name="X_meta"), labels)
+        if isinstance(X, Dataset):
+            X = batch_of(self.net_, X, slice(None))
+        return MetaData(cast(self.net_, X, name="X_meta"), labels)
 
     def _set_weights(
         self, weights: Tensor, labels: np.ndarray, held_out: np.ndarray | None
@@ -418,16 +432,6 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         else:
             self.sample_weight_ = np.zeros(len(held_out))
             self.sample_weight_[~held_out] = weights
-
-
-def _probe(net: NeuralNet, X: np.ndarray) -> Tensor:
-    """Return the scores of a few rows."""
-    return first_output(net.evaluation_step((_first_rows(net, X), None)))
-
-
-def _first_rows(net: NeuralNet, X: np.ndarray) -> np.ndarray:
-    """Return a copy of a few rows, in the dtype of the net."""
-    return check_cast(X[:_PROBE_ROWS].copy(), input_dtype(net, X), name="X")
 
 
 def _draw_seed(random_state: Any) -> int:

@@ -17,10 +17,16 @@ from sk_otreweight._validation import (
     check_drawable,
     check_real,
 )
-from sk_otreweight.base import BaseReweightedClassifier, Stage2Data
+from sk_otreweight.base import BaseReweightedClassifier
+from sk_otreweight.extraction import (
+    BlockFeatures,
+    extract_features,
+    training_features,
+)
+from sk_otreweight.inputs import batch_of, take
 from sk_otreweight.meta_sets import draw_rows
 from sk_otreweight.reweighter import Reweighter
-from sk_otreweight.training import Stage2Step, StepBatch, extract_features
+from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 from sk_otreweight.virtual_step import VirtualStep
 
 
@@ -292,23 +298,24 @@ class _TransportStep(Stage2Step):
         """Return how far the weights moved in this epoch."""
         return self.reweighter.statistics()
 
-    def training_features(self) -> Tensor | None:
+    def training_features(self) -> Tensor | BlockFeatures | None:
         """Return the features of all training rows, if they are of use."""
         if self.is_frozen:
             return self.data.features
         if not self.reweighter.needs_features:
             return None
-        return extract_features(self.data.net, self.data.head, self.data.X)
+        return training_features(self.data.net, self.data.head, self.data.X)
 
-    def _start_features(self) -> Tensor | None:
+    def _start_features(self) -> Tensor | BlockFeatures | None:
         """Return what the weights start from: of those that step, width and dtype."""
-        if self.is_frozen or self.reweighter.solves_training_set:
+        if self.reweighter.solves_training_set:
             return self.training_features()
         if not self.reweighter.needs_features:
             return None
-        return extract_features(self.data.net, self.data.head, self.data.X[:2])
+        few = take(self.data.X, slice(2))
+        return extract_features(self.data.net, self.data.head, few)
 
-    def _solved_features(self) -> Tensor | None:
+    def _solved_features(self) -> Tensor | BlockFeatures | None:
         return self.training_features() if self.reweighter.solves_training_set else None
 
     def _set_meta(self) -> None:
@@ -321,7 +328,7 @@ class _TransportStep(Stage2Step):
             all_labels = data.labels.cpu()
             per_class = reweighter.meta_set_.per_class
             rows = draw_rows(all_labels, per_class, self.generator)
-            X, labels = data.X[rows.numpy()], all_labels[rows]
+            X, labels = batch_of(data.net, data.X, rows.numpy()), all_labels[rows]
         else:
             reweighter.set_meta(torch.arange(self.n_classes, device=data.net.device))
             return
@@ -336,7 +343,7 @@ class _TransportStep(Stage2Step):
         features = extract_features(data.net, data.head, self.meta_inputs)
         reweighter.set_meta(labels, features)
 
-    def _loss_inputs(self, X: np.ndarray) -> Any:
-        if self.is_frozen and self.data.head.can_replay:
+    def _loss_inputs(self, X: Any) -> Any:
+        if self.data.is_cached:
             return extract_features(self.data.net, self.data.head, X)
         return X

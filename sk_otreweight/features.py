@@ -282,8 +282,15 @@ def _match(output: Any, result: Tensor) -> str | None:
 
 
 def first_output(output: Any) -> Tensor:
-    """Return the scores of a module that returns a tensor, or a tuple of them first."""
-    return output[0] if isinstance(output, tuple) else output
+    """Return the scores of a module that returns more: first, or as ``.logits``."""
+    if isinstance(output, tuple):
+        return output[0]
+    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
+
+
+def return_scores(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
+    """Let a module return its scores alone (a forward hook)."""
+    return first_output(output)
 
 
 def extractor_parameters(

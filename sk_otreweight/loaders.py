@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -213,10 +213,14 @@ def _base_rows(dataset: Dataset) -> Tensor | None:
 
 
 def _is_array(x: Any) -> bool:
+    if isinstance(x, Mapping):
+        return all(map(_is_array, x.values()))
     return isinstance(x, (np.ndarray, Tensor))
 
 
-def _take(x: np.ndarray | Tensor, rows: Tensor) -> Tensor:
+def _take(x: Any, rows: Tensor) -> Any:
+    if isinstance(x, Mapping):
+        return {key: _take(value, rows) for key, value in x.items()}
     if isinstance(x, Tensor):
         return x[rows.to(x.device)]
     return torch.from_numpy(x[rows.numpy()])

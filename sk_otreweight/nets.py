@@ -157,18 +157,3 @@ def _set_sizes(net: NeuralNet, sizes: dict[str, int]) -> None:
     ):
         # Otherwise skorch infers the classes from each chunk or training split.
         net.set_params(classes=np.arange(sizes["n_classes"]))
-
-
-def input_dtype(net: NeuralNet, X: np.ndarray) -> np.dtype:
-    """Return the dtype in which a net takes the rows of `X`.
-
-    That of the net's parameters; integers stay integers for nets that embed tokens.
-    """
-    if X.dtype.kind in "iu" and any(
-        isinstance(layer, nn.Embedding) for layer in net.module_.modules()
-    ):
-        return np.dtype(np.int64)
-    for parameter in net.module_.parameters():
-        if parameter.dtype is torch.float64:
-            return np.dtype(np.float64)
-    return np.dtype(np.float32)

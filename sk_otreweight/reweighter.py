@@ -26,6 +26,9 @@ from sk_otreweight.weights import (
     resolve_weights,
 )
 
+# Rows whose weights are read at a time, in case their features are not kept.
+_BLOCK_ROWS = 2**16
+
 # How a change of the cost reaches the batch's loss weights: dL/dC (n, m) -> (n,).
 Chain = Callable[[Tensor, Tensor], Tensor]
 
@@ -337,8 +340,15 @@ class Reweighter:
         features : Tensor of shape (n, d), default=None
             Features of the training rows, for weight nets.
         """
+        labels, log_weights = self._labels, []
+        numbers = torch.arange(len(labels), device=labels.device)
         with torch.no_grad():
-            return self.weights_.sample_weight(self._rows(self._labels, features, None))
+            for start in range(0, len(labels), _BLOCK_ROWS):
+                block = slice(start, start + _BLOCK_ROWS)
+                part = None if features is None else features[block]
+                rows = self._rows(labels[block], part, numbers[block])
+                log_weights.append(self.weights_.log_weights(rows))
+            return len(labels) * torch.softmax(torch.cat(log_weights), 0)
 
     def statistics(self) -> dict[str, float]:
         """Return how far the weights moved since the last call.

@@ -7,67 +7,24 @@ callbacks, gradient hooks) and replaces only the loss, for the duration of the s
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import EarlyStopping
-from skorch.dataset import Dataset, unpack_data
+from skorch.dataset import Dataset
 from skorch.utils import to_tensor
 from torch import Tensor
 from torch.utils.data import Subset
 
 from sk_otreweight._validation import check_finite_loss, check_losses
+from sk_otreweight.extraction import batch_features, eager, original, replaced
 from sk_otreweight.features import Head, extractor_parameters
+from sk_otreweight.inputs import batch_of
 from sk_otreweight.loaders import RowBatch, training_batches
-
-
-class StepBatch(NamedTuple):
-    """What a stage-2 step is given of a batch.
-
-    Attributes
-    ----------
-    X : inputs, as the loader gave them
-        Features instead, if the extractor is frozen and its features are cached.
-    features : Tensor of shape (n, d) or None
-        Input of the head in the batch's own forward pass, detached; None if the step
-        needs none.
-    labels : Tensor of shape (n,)
-    rows : Tensor of shape (n,) or None
-        Row numbers in the training set.
-    losses : Tensor of shape (n,)
-        Loss of each row, with its graph.
-    """
-
-    X: Any
-    features: Tensor | None
-    labels: Tensor
-    rows: Tensor | None
-    losses: Tensor
-
-
-class Stage2Step(ABC):
-    """What a re-weighting method does in stage 2; subclasses write `weigh`."""
-
-    needs_features: bool = False
-
-    @abstractmethod
-    def weigh(self, batch: StepBatch) -> Tensor:
-        """Return the factors (n,) of the batch's losses, for a plain mean."""
-
-    def begin_epoch(self) -> None:  # noqa: B027 - optional hook
-        """Prepare for an epoch of stage 2."""
-
-    def extra_batch(self) -> tuple[float, Any, Any] | None:
-        """Return a weight, inputs and labels whose mean loss is added, or None."""
-        return None
-
-    def record(self) -> Mapping[str, float]:
-        """Return what the history of this epoch should hold."""
-        return {}
+from sk_otreweight.stage2 import Stage2Step, StepBatch
 
 
 class TrainingRun:
@@ -81,7 +38,8 @@ class TrainingRun:
     ----------
     net : skorch.NeuralNet
         Initialised.
-    X : array of shape (n, ...)
+    X : inputs
+        In the dtype of the net; a data set must hand out the labels `y`.
     y : array of shape (n,)
         Encoded labels.
     columns : mapping
@@ -112,17 +70,17 @@ class TrainingRun:
 
     def _check_loss(self) -> None:
         """Find out before stage 1 whether stage 2 will get one loss per row."""
-        net, rows = self.net, self.X[:2].copy()
-        with torch.no_grad(), _unreduced(net.criterion_):
+        net, rows = self.net, batch_of(self.net, self.X, slice(2))
+        with torch.no_grad(), eager(net), _unreduced(net.criterion_):
             output = net.evaluation_step((rows, None))
             losses = net.get_loss(output, self.y[:2], X=rows, training=False)
-        check_losses(losses, n_rows=len(rows))
+        check_losses(losses, n_rows=len(self.y[:2]))
 
     def stage_one(self, epochs: int) -> None:
         """Train the net as it is configured, with its own loss."""
 
         def step(batch: Any) -> dict[str, Any]:
-            with _replaced(self.net, get_loss=_checked_loss(self.net)):
+            with replaced(self.net, get_loss=_checked_loss(self.net)):
                 return self.net.train_step(batch)
 
         batches = training_batches(self.net, self.train)
@@ -243,7 +201,7 @@ class _WeightedStep:
         def infer(X: Any, **fit_params: Any) -> Any:
             if self.cached:
                 features = to_tensor(X, device=net.device)
-                return self.head.replay(net.module_, features)
+                return self.head.replay(original(net.module_), features)
             if self.freeze:
                 net.module_.eval()
             return own_infer(X, **fit_params)
@@ -267,8 +225,9 @@ class _WeightedStep:
         with ExitStack() as stack:
             tap = None
             if self.step.needs_features and not self.cached:
+                stack.enter_context(eager(net))
                 tap = stack.enter_context(self.head.tap(net.module_))
-            stack.enter_context(_replaced(net, get_loss=loss, infer=infer))
+            stack.enter_context(replaced(net, get_loss=loss, infer=infer))
             stack.enter_context(_unreduced(net.criterion_))
             return net.train_step(batch)
 
@@ -287,36 +246,6 @@ class _WeightedStep:
         rows = batch.rows
         rows = None if rows is None else rows.to(self.net.device)
         return StepBatch(X, features, labels, rows, losses)
-
-
-def batch_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
-    """Return the features (n, d) of a batch of inputs, in the net's current mode."""
-    if head.function is not None:
-        X = to_tensor(X, device=net.device)
-    return head.features(net.module_, net.infer, X)
-
-
-def extract_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
-    """Return the features (n, d) of all rows of `X`, in evaluation mode.
-
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-        Initialised; left in evaluation mode.
-    head : Head
-    X : array of shape (n, ...)
-
-    Returns
-    -------
-    features : Tensor of shape (n, d)
-        On the net's device.
-    """
-    net.module_.eval()
-    batches = net.get_iterator(net.get_dataset(X), training=False)
-    with torch.no_grad():
-        return torch.cat(
-            [batch_features(net, head, unpack_data(batch)[0]) for batch in batches]
-        )
 
 
 def _checked_loss(net: NeuralNet) -> Callable[..., Tensor]:
@@ -341,21 +270,9 @@ def _check_batch(net: NeuralNet, losses: Tensor, stage: int = 2) -> None:
 
 
 @contextmanager
-def _replaced(net: NeuralNet, **methods: Callable[..., Any]) -> Iterator[None]:
-    """Give a net other methods for a while."""
-    before = {name: vars(net)[name] for name in methods if name in vars(net)}
-    vars(net).update(methods)
-    try:
-        yield
-    finally:
-        for name in methods:
-            del vars(net)[name]
-        vars(net).update(before)
-
-
-@contextmanager
 def _unreduced(criterion: Any) -> Iterator[None]:
     """Let a criterion return one loss per row for a while."""
+    criterion = original(criterion)
     before = getattr(criterion, "reduction", None)
     if before is not None:
         criterion.reduction = "none"
@@ -369,9 +286,10 @@ def _unreduced(criterion: Any) -> Iterator[None]:
 @contextmanager
 def _frozen(net: NeuralNet, head: Head, X: Any) -> Iterator[None]:
     """Exclude the extractor's parameters from training for a while."""
-    net.module_.eval()
-    rows = to_tensor(X[:2].copy(), device=net.device)
-    names = extractor_parameters(head, net.module_, net.infer, rows)
+    rows = to_tensor(batch_of(net, X, slice(2)), device=net.device)
+    with eager(net):
+        net.module_.eval()
+        names = extractor_parameters(head, net.module_, net.infer, rows)
     frozen = [p for name, p in net.module_.named_parameters() if name in names]
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -112,10 +112,6 @@ class WeightStrategy(BaseEstimator, ABC):
             return len(rows.start) * self.probabilities(rows)
         return self.log_weights(rows).exp()
 
-    def sample_weight(self, rows: Rows) -> Tensor:
-        """Return the weights of all training rows (n,), of mean 1."""
-        return len(rows.start) * self.probabilities(rows)
-
 
 class WeightVector(WeightStrategy):
     """One free weight per training row (Eq. 10, Algorithm 1).

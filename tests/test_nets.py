@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from sk_otreweight import OTReweightedClassifier
+from sk_otreweight.inputs import cast
 from sk_otreweight.loaders import RowLoader
-from sk_otreweight.nets import MLP, build_net, input_dtype, is_bare
+from sk_otreweight.nets import MLP, build_net, is_bare
 
 SIZES = {"n_features": 5, "n_classes": 3}
 X = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
@@ -243,7 +244,7 @@ class TokensAndMore(TokenMean):
 def test_input_dtype(module, given, expected):
     net, _ = build(module)
     net.initialize()
-    assert input_dtype(net, np.zeros((2, 5), dtype=given)) == expected
+    assert cast(net, np.zeros((2, 5), dtype=given), name="X").dtype == expected
 
 
 @pytest.mark.parametrize("finetune", ["head", "all"])

@@ -25,9 +25,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sk_otreweight import OTReweightedClassifier, WeightVector
+from sk_otreweight.extraction import extract_features
 from sk_otreweight.features import find_head
 from sk_otreweight.loaders import RowLoader
-from sk_otreweight.training import Stage2Step, TrainingRun, extract_features
+from sk_otreweight.stage2 import Stage2Step
+from sk_otreweight.training import TrainingRun
 
 N, D, K = 40, 5, 3
 rng = np.random.default_rng(0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils import check_array
+from torch import Tensor
+from torch.utils.data import Dataset
 
+from sk_otreweight._validation.inputs import check_inputs, map_arrays
 from sk_otreweight._validation.warning import warn_user
 
 
@@ -15,13 +17,13 @@ class MetaData(NamedTuple):
 
     Attributes
     ----------
-    X : ndarray of shape (n_meta, ...)
-        Inputs, in the form the net takes them.
+    X : inputs
+        Arrays or a dict of them, in the form the net takes them.
     y : ndarray of shape (n_meta,)
         Labels, encoded as 0 ... K-1.
     """
 
-    X: np.ndarray
+    X: Any
     y: np.ndarray
 
 
@@ -57,6 +59,8 @@ def check_meta_arguments(
             "one value per row of X, which has two rows here. Pass X_meta= and y_meta="
             " as one-element tuples."
         )
+    if isinstance(meta, Dataset):
+        return meta, None
     if not isinstance(meta, tuple) or len(meta) != 2:
         size = f" of length {len(meta)}" if hasattr(meta, "__len__") else ""
         raise ValueError(
@@ -89,26 +93,39 @@ def check_meta_mask(meta_mask: Any, *, n_rows: int) -> np.ndarray:
 
 def check_meta_arrays(X_meta: Any, y_meta: Any, *, dtype: Any) -> tuple[Any, Any]:
     """Return meta inputs and labels as finite arrays of the same length."""
+    X_meta = check_meta_inputs(X_meta)
+    return X_meta, check_meta_labels(y_meta, n_rows=len(X_meta))
+
+
+def check_meta_inputs(X_meta: Any) -> Any:
+    """Return meta inputs as finite arrays that torch can share."""
     if hasattr(X_meta, "__len__") and len(X_meta) == 0:
         raise ValueError(
             "Found 0 samples in X_meta: give some rows of each class, or leave the "
             "meta data out to have it drawn from the training rows."
         )
-    X_meta = check_array(
-        X_meta, dtype=dtype, ensure_2d=False, allow_nd=True, input_name="X_meta"
-    )
-    X_meta = np.require(X_meta, requirements=["C", "W"])  # as torch wants it
+
+    def require(x: Any, _: str) -> Any:
+        return x if isinstance(x, Tensor) else np.require(x, requirements=["C", "W"])
+
+    return map_arrays(require, check_inputs(X_meta, name="X_meta"), name="X_meta")
+
+
+def check_meta_labels(y_meta: Any, *, n_rows: int) -> np.ndarray:
+    """Return meta labels as an array with one label per meta row."""
+    if isinstance(y_meta, Tensor):
+        y_meta = y_meta.cpu()
     y_meta = np.asarray(y_meta)
     if y_meta.ndim == 2 and y_meta.shape[1] == 1:
         y_meta = y_meta[:, 0]
-    if y_meta.ndim != 1 or len(y_meta) != len(X_meta):
+    if y_meta.ndim != 1 or len(y_meta) != n_rows:
         raise ValueError(
-            f"The meta set has {len(X_meta)} rows and labels of shape {y_meta.shape}: "
+            f"The meta set has {n_rows} rows and labels of shape {y_meta.shape}: "
             "give one label per row."
         )
     if y_meta.dtype.kind == "f" and not np.isfinite(y_meta).all():
         raise ValueError("y_meta holds NaN or infinity: give one class label per row.")
-    return X_meta, y_meta
+    return y_meta
 
 
 def check_meta_columns(X_meta: Any, names: np.ndarray | None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from sk_otreweight._validation.warning import warn_user
 
 
 def check_output_width(output: Tensor, *, n_rows: int, n_classes: int) -> None:
@@ -18,6 +20,59 @@ def check_output_width(output: Tensor, *, n_rows: int, n_classes: int) -> None:
         f"but y has {n_classes} classes: it must return {n_classes} scores per "
         f"row{also}. Change the width of the net's last layer."
     )
+
+
+def check_criterion(criterion: nn.Module, output: Tensor, *, takes_log: bool) -> None:
+    """Raise or warn if a criterion and what it is given do not go together.
+
+    Parameters
+    ----------
+    criterion : nn.Module
+    output : Tensor of shape (n, K) or (n,)
+        What the module returns for a few rows.
+    takes_log : bool
+        Whether the net's loss is the criterion of the logarithm, as in skorch's
+        classifiers with NLLLoss.
+    """
+    totals = output.double().sum(-1) if output.ndim == 2 else output.new_zeros(1)
+    sums_to_one = bool((output >= 0).all() and ((totals - 1).abs() < 1e-4).all())
+    if sums_to_one and isinstance(criterion, nn.CrossEntropyLoss):
+        warn_user(
+            "The net returns probabilities, and CrossEntropyLoss takes a softmax of "
+            "them once more, which makes it learn slowly and badly. Leave the softmax "
+            "out of the module."
+        )
+    if takes_log and isinstance(criterion, nn.NLLLoss) and not sums_to_one:
+        raise ValueError(
+            "The net's criterion is NLLLoss, of which skorch's classifiers compute the "
+            "logarithm of the module's output, but the output is not probabilities: "
+            f"it ranges from {output.min().item():.3g} to {output.max().item():.3g}. "
+            "For a module that returns scores or log-probabilities pass "
+            "criterion=torch.nn.CrossEntropyLoss, or end the module with a softmax."
+        )
+    given = [
+        name
+        for name in ("weight", "pos_weight")
+        if getattr(criterion, name, None) is not None
+    ]
+    if given:
+        warn_user(
+            f"The criterion has class weights ({given[0]}), and the losses are weighed "
+            "by optimal transport on top of them: rare classes count twice. Leave "
+            f"criterion__{given[0]} out; init_weights='class_balanced' lets the "
+            "weights start from class frequencies."
+        )
+
+
+def warn_narrow_features(head: str, width: int, *, n_classes: int) -> None:
+    """Warn if the layer that was found sees as many features as there are classes."""
+    if width == n_classes:
+        warn_user(
+            f"The features are the input of the layer {head!r}, which has {width} "
+            f"inputs for {n_classes} classes: it may calibrate the scores of a head "
+            f"before it. Pass head='<name of that layer>', or head={head!r} if this "
+            "is right."
+        )
 
 
 def check_losses(losses: Tensor, *, n_rows: int) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from sk_otreweight._validation import check_columns, check_reg
 from sk_otreweight.transport.adjoint import apply
 
-# Cost entries of a block of rows held at a time by the closed form (64 MiB).
+# Rows, and cost entries, held at a time by the closed form.
+_BLOCK_ROWS = 2**16
 _BLOCK_ENTRIES = 2**23
 
 
@@ -111,5 +112,5 @@ def _matrix_block(C: Tensor, rows: slice) -> Tensor:
 
 
 def _row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
-    size = max(1, _BLOCK_ENTRIES // max(n_columns, 1))
+    size = min(_BLOCK_ROWS, max(1, _BLOCK_ENTRIES // max(n_columns, 1)))
     return (slice(start, start + size) for start in range(0, n_rows, size))

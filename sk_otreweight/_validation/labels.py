@@ -1,17 +1,11 @@
-"""Rows and labels."""
+"""Class labels."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-
-
-def check_inputs_like(X: np.ndarray, shape: tuple[int, ...], *, name: str) -> None:
-    """Raise unless rows of `X` have the shape of the training rows."""
-    if X.shape[1:] != shape:
-        raise ValueError(
-            f"Rows of {name} have shape {X.shape[1:]}, those that were trained on have "
-            f"{shape}: they must pass the same preprocessing."
-        )
+from sklearn.utils import check_array, column_or_1d
 
 
 def encode_labels(y: np.ndarray, classes: np.ndarray, *, name: str) -> np.ndarray:
@@ -46,6 +40,22 @@ def encode_labels(y: np.ndarray, classes: np.ndarray, *, name: str) -> np.ndarra
     return np.searchsorted(classes, y).astype(np.int64)
 
 
+def check_labels(y: Any) -> np.ndarray:
+    """Return labels as an array (n,) without missing values."""
+    if y is None:
+        raise ValueError("y=None: give one class label per row.")
+    y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+    return column_or_1d(y, warn=True)
+
+
+def check_n_labels(y: np.ndarray, *, n_rows: int) -> None:
+    """Raise unless there is a label per row."""
+    if len(y) != n_rows:
+        raise ValueError(
+            f"X has {n_rows} rows and y {len(y)} labels: give one label per row."
+        )
+
+
 def check_two_classes(classes: np.ndarray) -> None:
     """Raise unless there are at least two classes."""
     if len(classes) < 2:
@@ -62,17 +72,3 @@ def check_same_classes(given: np.ndarray, classes: np.ndarray) -> None:
             f"classes={given.tolist()} are not those of the first call of partial_fit "
             f"or fit, {classes.tolist()}. Leave classes out, or call fit to start anew."
         )
-
-
-def check_cast(X: np.ndarray, dtype: np.dtype, *, name: str) -> np.ndarray:
-    """Return `X` in the dtype of the net, or raise if values leave its range."""
-    if X.dtype == dtype:
-        return X
-    with np.errstate(over="ignore"):
-        cast = X.astype(dtype)
-    if X.dtype.itemsize > cast.dtype.itemsize and not np.isfinite(cast).all():
-        raise ValueError(
-            f"{name} holds values that are infinity in {dtype}, the dtype of the net. "
-            "Scale the inputs, or use a net with float64 parameters."
-        )
-    return cast

@@ -1,0 +1,125 @@
+"""Features of rows through a skorch net, all at once or block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from skorch.dataset import unpack_data
+from skorch.utils import to_tensor
+from torch import Tensor, nn
+
+from sk_otreweight.features import Head
+from sk_otreweight.inputs import batch_of, n_bytes, n_rows, take
+
+# Features are kept if they need less than this, or an eighth of what the inputs need.
+_KEPT_BYTES = 2**26
+_KEPT_SHARE = 1 / 8
+
+
+class BlockFeatures:
+    """Features of many rows, computed for the block of rows that is asked for.
+
+    Stands in for a Tensor of shape (n, d) that would need much memory.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    head : Head
+    X : inputs
+    """
+
+    def __init__(self, net: NeuralNet, head: Head, X: Any):
+        self.net, self.head, self.X = net, head, X
+        first = self[:1]
+        self.dtype, self.device = first.dtype, first.device
+        self.shape = (n_rows(X), first.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return extract_features(self.net, self.head, take(self.X, rows))
+
+
+def training_features(net: NeuralNet, head: Head, X: Any) -> Tensor | BlockFeatures:
+    """Return the features of all rows, kept only if they are small beside the inputs.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised; left in evaluation mode.
+    head : Head
+    X : inputs
+    """
+    features = n_rows(X) * n_bytes(extract_features(net, head, take(X, slice(1))))
+    inputs = n_rows(X) * n_bytes(batch_of(net, X, slice(1)))
+    if features <= max(_KEPT_BYTES, _KEPT_SHARE * inputs):
+        return extract_features(net, head, X)
+    return BlockFeatures(net, head, X)
+
+
+def extract_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
+    """Return the features (n, d) of all rows of `X`, in evaluation mode.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised; left in evaluation mode.
+    head : Head
+    X : inputs
+
+    Returns
+    -------
+    features : Tensor of shape (n, d)
+        On the net's device.
+    """
+    features, start = None, 0
+    with torch.no_grad(), eager(net):
+        net.module_.eval()
+        for batch in net.get_iterator(net.get_dataset(X), training=False):
+            block = batch_features(net, head, unpack_data(batch)[0])
+            if features is None:
+                features = block.new_empty(n_rows(X), block.shape[1])
+            features[start : start + len(block)] = block
+            start += len(block)
+    return features
+
+
+def batch_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
+    """Return the features (n, d) of a batch of inputs, in the net's current mode."""
+    if head.function is not None:
+        X = to_tensor(X, device=net.device)
+    return head.features(original(net.module_), net.infer, X)
+
+
+def original(module: nn.Module) -> nn.Module:
+    """Return a module as it was before ``torch.compile``."""
+    return getattr(module, "_orig_mod", module)
+
+
+@contextmanager
+def eager(net: NeuralNet) -> Iterator[None]:
+    """Run a compiled module uncompiled for a while.
+
+    What is compiled overlooks hooks that were registered later; parameters and buffers
+    are the same.
+    """
+    with replaced(net, module_=original(net.module_)):
+        yield
+
+
+@contextmanager
+def replaced(net: NeuralNet, **attributes: Callable[..., Any]) -> Iterator[None]:
+    """Give a net other methods or attributes for a while."""
+    before = {name: vars(net)[name] for name in attributes if name in vars(net)}
+    vars(net).update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            del vars(net)[name]
+        vars(net).update(before)

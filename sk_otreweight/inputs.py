@@ -1,0 +1,160 @@
+"""The forms that inputs come in: an array, a tensor, a dict of these, a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+
+from sk_otreweight._validation import (
+    check_cast,
+    check_dataset,
+    check_dataset_item,
+    map_arrays,
+)
+
+
+class LabelledDataset(Dataset):
+    """Items of a data set with labels from elsewhere.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its items are pairs ``(inputs, label)``, whose label is passed over.
+    labels : ndarray of shape (n,)
+    """
+
+    def __init__(self, dataset: Dataset, labels: np.ndarray):
+        self.dataset = dataset
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[Any, Any]:
+        return self.dataset[row][0], self.labels[row]
+
+
+def dataset_inputs(dataset: Dataset, *, name: str) -> Any:
+    """Return the inputs of a data set: a tensor if it holds one, else itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it has no length, or its items are no pairs ``(inputs, label)``.
+    """
+    if type(dataset) is TensorDataset:
+        return dataset.tensors[0]
+    check_dataset(dataset, name=name)
+    check_dataset_item(dataset[0], name=name)
+    return dataset
+
+
+def dataset_labels(dataset: Dataset, *, name: str) -> np.ndarray:
+    """Return the labels of a data set, which reads each of its items once."""
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
+        return dataset.tensors[1].cpu().numpy()
+    check_dataset(dataset, name=name)
+    check_dataset_item(dataset[0], name=name)
+    labels = (dataset[row][1] for row in range(len(dataset)))
+    return np.array([y.item() if isinstance(y, Tensor) else y for y in labels])
+
+
+def n_rows(X: Any) -> int:
+    """Return the number of rows."""
+    return len(next(iter(X.values()))) if isinstance(X, Mapping) else len(X)
+
+
+def row_shapes(X: Any) -> Any:
+    """Return the shape of a row, a dict of them, or None if only the items know."""
+    if isinstance(X, Dataset):
+        return None
+    return map_arrays(lambda x, _: tuple(x.shape[1:]), X, name="X")
+
+
+def take(X: Any, rows: Any) -> Any:
+    """Return some rows, given by a slice, a mask or their numbers."""
+    if isinstance(X, Dataset):
+        return Subset(X, np.arange(len(X))[rows].tolist())
+
+    def pick(x: np.ndarray | Tensor, _: str) -> np.ndarray | Tensor:
+        if isinstance(x, Tensor) and not isinstance(rows, slice):
+            return x[torch.as_tensor(rows, device=x.device)]
+        return x[rows]
+
+    return map_arrays(pick, X, name="X")
+
+
+def batch_of(net: NeuralNet, X: Any, rows: Sequence[int] | slice | np.ndarray) -> Any:
+    """Return some rows as one batch that the net takes; its arrays are copies."""
+    part = take(X, rows)
+    if not isinstance(part, Dataset):
+        return cast(net, map_arrays(_copy, part, name="X"), name="X")
+    collate = net.get_params_for("iterator_valid").get("collate_fn", default_collate)
+    return collate([part[row] for row in range(len(part))])[0]
+
+
+def _copy(x: np.ndarray | Tensor, _: str) -> np.ndarray | Tensor:
+    return x.clone() if isinstance(x, Tensor) else x.copy()
+
+
+def padded(X: Any, n: int) -> Any:
+    """Return `n` rows: those of `X`, and the last one repeated."""
+    lacking = n - n_rows(X)
+
+    def pad(x: np.ndarray | Tensor, _: str) -> np.ndarray | Tensor:
+        if isinstance(x, Tensor):
+            return torch.cat([x, x[-1:].expand(lacking, *x.shape[1:])])
+        return np.concatenate([x, np.repeat(x[-1:], lacking, axis=0)])
+
+    if isinstance(X, Dataset):
+        return Subset(X, [*range(len(X)), *[len(X) - 1] * lacking])
+    return map_arrays(pad, X, name="X")
+
+
+def cast(net: NeuralNet, X: Any, *, name: str) -> Any:
+    """Return inputs in the dtype that the net takes; a data set stays as it is.
+
+    That of the net's parameters; integers stay integers for nets that embed tokens.
+
+    Raises
+    ------
+    ValueError
+        If values leave the range of that dtype.
+    """
+    if isinstance(X, Dataset):
+        return X
+    embeds = any(isinstance(layer, nn.Embedding) for layer in net.module_.modules())
+    dtypes = {parameter.dtype for parameter in net.module_.parameters()}
+
+    def convert(x: np.ndarray | Tensor, name: str) -> np.ndarray | Tensor:
+        if embeds and not _is_floating(x):
+            return check_cast(x, torch.int64, name=name)
+        if x.dtype in dtypes:  # half precision is for those who ask for it
+            return x
+        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+        return check_cast(x, dtype, name=name)
+
+    return map_arrays(convert, X, name=name)
+
+
+def _is_floating(x: np.ndarray | Tensor) -> bool:
+    return x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
+
+
+def n_bytes(X: Any) -> int:
+    """Return the memory that the arrays of some inputs take."""
+    return sum(x.nbytes for x in (X.values() if isinstance(X, Mapping) else [X]))
+
+
+def n_features(X: Any) -> dict[str, int]:
+    """Return ``{"n_features": d}`` if a row of `X` has such a number, else ``{}``."""
+    if isinstance(X, Dataset):
+        shape = np.shape(X[0][0])
+        return {"n_features": shape[0]} if shape else {}
+    return {} if isinstance(X, Mapping) else {"n_features": X.shape[1]}

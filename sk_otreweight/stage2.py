@@ -1,0 +1,105 @@
+"""What stage 2 and a re-weighting method tell each other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor
+
+from sk_otreweight._validation import MetaData
+from sk_otreweight.extraction import BlockFeatures
+from sk_otreweight.features import Head
+
+
+@dataclass
+class Stage2Data:
+    """What a method may use to make its stage-2 step.
+
+    Attributes
+    ----------
+    net : skorch.NeuralNet
+        Initialised.
+    head : Head or None
+        Where features are read; None if the method said it needs none.
+    X : inputs
+        Training inputs, in the dtype of the net.
+    labels : Tensor of shape (n,)
+        Encoded training labels, on the net's device.
+    target_dtype : torch.dtype
+        In which the net's loss takes labels.
+    class_counts : Tensor of shape (K,)
+        Rows of each class seen so far.
+    meta : MetaData or None
+        Meta rows if some were given.
+    features : Tensor of shape (n, d), BlockFeatures or None
+        Features of the training rows if the extractor is frozen.
+    is_stream : bool
+        Whether this is a chunk of a stream.
+    seed : int
+    """
+
+    net: NeuralNet
+    head: Head | None
+    X: Any
+    labels: Tensor
+    target_dtype: torch.dtype
+    class_counts: Tensor
+    meta: MetaData | None
+    features: Tensor | BlockFeatures | None
+    is_stream: bool
+    seed: int
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether stage 2 runs the head alone, on features that are kept."""
+        return isinstance(self.features, Tensor) and self.head.can_replay
+
+
+class StepBatch(NamedTuple):
+    """What a stage-2 step is given of a batch.
+
+    Attributes
+    ----------
+    X : inputs, as the loader gave them
+        Features instead, if the extractor is frozen and its features are cached.
+    features : Tensor of shape (n, d) or None
+        Input of the head in the batch's own forward pass, detached; None if the step
+        needs none.
+    labels : Tensor of shape (n,)
+    rows : Tensor of shape (n,) or None
+        Row numbers in the training set.
+    losses : Tensor of shape (n,)
+        Loss of each row, with its graph.
+    """
+
+    X: Any
+    features: Tensor | None
+    labels: Tensor
+    rows: Tensor | None
+    losses: Tensor
+
+
+class Stage2Step(ABC):
+    """What a re-weighting method does in stage 2; subclasses write `weigh`."""
+
+    needs_features: bool = False
+
+    @abstractmethod
+    def weigh(self, batch: StepBatch) -> Tensor:
+        """Return the factors (n,) of the batch's losses, for a plain mean."""
+
+    def begin_epoch(self) -> None:  # noqa: B027 - optional hook
+        """Prepare for an epoch of stage 2."""
+
+    def extra_batch(self) -> tuple[float, Any, Any] | None:
+        """Return a weight, inputs and labels whose mean loss is added, or None."""
+        return None
+
+    def record(self) -> Mapping[str, float]:
+        """Return what the history of this epoch should hold."""
+        return {}
