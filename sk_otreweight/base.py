@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from sk_otreweight._validation import (
     is_array_like,
     warn_missing_meta_classes,
 )
+from sk_otreweight.copies import copy_net
 from sk_otreweight.extraction import training_features
 from sk_otreweight.inputs import (
     LabelledDataset,
@@ -334,7 +334,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     def _copy_learned(self) -> None:
         """Go on with copies, so that an error leaves what was learned before."""
-        self.net_ = copy.deepcopy(self.net_)
+        self.net_ = copy_net(self.net_)
         # An endless stream must not fill the memory with its history.
         del self.net_.history[self._n_fit_epochs :]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor, nn
 
+from sk_otreweight.copies import clone_net, copy_net
 from sk_otreweight.loaders import use_row_loader
 
 
@@ -89,7 +89,7 @@ def build_net(
             f"{net.__name__}(module), or the module alone."
         )
     if isinstance(net, NeuralNet):
-        built = clone(net)
+        built = clone_net(net)
     elif net is None:
         built = _wrap(MLP, verbose, one_output)
     elif isinstance(net, nn.Module) or callable(net):
@@ -138,7 +138,7 @@ def _trained_net(estimator: Any, verbose: int, one_output: bool) -> NeuralNet:
             "skorch net or a torch.nn.Module that is trained already. To train a net "
             "here, pass it without FrozenEstimator."
         )
-    return copy.deepcopy(estimator)
+    return copy_net(estimator)
 
 
 def _set_sizes(net: NeuralNet, sizes: dict[str, int]) -> None:

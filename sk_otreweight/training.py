@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import Checkpoint, EarlyStopping
 from skorch.dataset import Dataset
 from skorch.utils import to_tensor
 from torch import Tensor
 from torch.utils.data import Subset
 
-from sk_otreweight._validation import check_finite_loss, check_losses
+from sk_otreweight._validation import check_finite_loss, check_losses, warn_lost_stage
 from sk_otreweight.extraction import batch_features, eager, original, replaced
 from sk_otreweight.features import Head, extractor_parameters
 from sk_otreweight.inputs import batch_of
@@ -67,6 +67,18 @@ class TrainingRun:
     def __exit__(self, kind: type | None, error: Any, trace: Any) -> None:
         if kind is None:
             self.net.notify("on_train_end", X=self.X, y=self.y)
+            self._warn_of_lost_stage()
+
+    def _warn_of_lost_stage(self) -> None:
+        """Warn if the parameters that a checkpoint loaded are those of stage 1."""
+        history = self.net.history
+        if not len(history) or history[-1, "stage"] == 1:
+            return
+        for _, callback in self.net.callbacks_:
+            if isinstance(callback, Checkpoint) and callback.load_best:
+                saved = [row for row in history if row.get(callback.event_name)]
+                if saved and saved[-1]["stage"] == 1:
+                    warn_lost_stage(saved[-1]["epoch"])
 
     def _check_loss(self) -> None:
         """Find out before stage 1 whether stage 2 will get one loss per row."""

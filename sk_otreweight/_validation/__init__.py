@@ -35,6 +35,7 @@ from sk_otreweight._validation.nets import (
     check_finite_loss,
     check_losses,
     check_output_width,
+    warn_lost_stage,
     warn_narrow_features,
 )
 from sk_otreweight._validation.parameters import (
@@ -95,6 +96,7 @@ __all__ = [
     "is_array_like",
     "map_arrays",
     "resolve",
+    "warn_lost_stage",
     "warn_missing_meta_classes",
     "warn_narrow_features",
     "warn_user",

@@ -75,6 +75,18 @@ def warn_narrow_features(head: str, width: int, *, n_classes: int) -> None:
         )
 
 
+def warn_lost_stage(epoch: int) -> None:
+    """Warn that stage 2 was thrown away by a callback that loads the best epoch."""
+    warn_user(
+        f"Checkpoint(load_best=True) has loaded the parameters of epoch {epoch}, which "
+        "is of stage 1: what stage 2 learned is lost. It monitored a figure that "
+        "favours the frequent classes. Monitor balanced accuracy instead: "
+        "EpochScoring('balanced_accuracy', lower_is_better=False, name='valid_bal') "
+        "and Checkpoint(monitor='valid_bal_best', load_best=True); or leave load_best "
+        "out."
+    )
+
+
 def check_losses(losses: Tensor, *, n_rows: int) -> Tensor:
     """Return one loss per row, or raise if the net reduced them already."""
     if losses.numel() != n_rows or (losses.ndim == 0 and n_rows > 1):
