@@ -9,7 +9,12 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from sk_otreweight._validation import check_choice, check_count, resolve
+from sk_otreweight._validation import (
+    check_can_average,
+    check_choice,
+    check_count,
+    resolve,
+)
 
 
 class Atoms(NamedTuple):
@@ -136,7 +141,10 @@ class PrototypeMetaSet(MetaSet):
     def inputs(self, X: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return class means of the inputs if rows are averaged there."""
         self.check_parameters()
-        return class_means(X, labels) if self.space == "input" else (X, labels)
+        if self.space == "feature":
+            return X, labels
+        check_can_average(X)
+        return class_means(X, labels)
 
     def _atoms(
         self,

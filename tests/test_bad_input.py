@@ -117,7 +117,7 @@ def test_images_of_another_shape_when_predicting(data):
                 method(wrong)
         with raises("X", str(shape), "(1, 8, 8)"):
             clf.partial_fit(wrong, y[:3])
-    with raises("64 features"):
+    with raises("X", "(64,)", "(1, 8, 8)"):
         clf.partial_fit(X, y)
 
 
