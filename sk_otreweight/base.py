@@ -35,6 +35,7 @@ from sk_otreweight._validation import (
     encode_labels,
     is_array_like,
     warn_missing_meta_classes,
+    warn_other_steps,
 )
 from sk_otreweight.copies import copy_net
 from sk_otreweight.extraction import training_features
@@ -270,17 +271,21 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
     def _check_inputs(self, X: Any, reset: bool) -> Any:
         """Check inputs of any form."""
         if is_array_like(X):
+            self._check_shape(X, reset)
             return validate_data(self, X, reset=reset, **self._array_checks())
         if isinstance(X, Dataset):
             X = dataset_inputs(X, name="X")
         if self.net is None:
             check_table(X)
+        if not isinstance(X, Dataset):
+            X = check_inputs(X, name="X")
         if isinstance(X, Tensor):
+            self._check_shape(X, reset)
             validate_data(self, X, reset=reset, skip_check_array=True)
         elif reset:
             for name in ("n_features_in_", "feature_names_in_"):
                 vars(self).pop(name, None)
-        return X if isinstance(X, Dataset) else check_inputs(X, name="X")
+        return X
 
     def _check_rows(self, X: Any, y: Any, reset: bool) -> tuple[Any, np.ndarray]:
         """Check inputs of any form, and their labels."""
@@ -289,12 +294,19 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         if isinstance(y, Tensor):
             y = y.detach().cpu().numpy()
         if is_array_like(X):
+            self._check_shape(X, reset)
             X, y = validate_data(self, X, y, reset=reset, **self._array_checks())
         else:
             X, y = self._check_inputs(X, reset), check_labels(y)
             check_n_labels(y, n_rows=n_rows(X))
         check_classification_targets(y)
         return X, y
+
+    def _check_shape(self, X: Any, reset: bool) -> None:
+        """Compare the shape of images, of which scikit-learn sees one dimension."""
+        known = () if reset else self._input_shape
+        if isinstance(known, tuple) and len(known) > 1:
+            check_inputs_like(tuple(np.shape(X)[1:]), known, name="X")
 
     def _array_checks(self) -> dict[str, Any]:
         return {"dtype": "numeric", "allow_nd": self.net is not None}
@@ -311,7 +323,9 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
     ) -> _CheckedRows:
         """Check the rows of a call and set the meta rows apart."""
         X, y = self._check_rows(X, y, reset)
-        pair = check_meta_arguments(meta, X_meta, y_meta, meta_mask, n_rows=len(y))
+        pair = check_meta_arguments(
+            meta, X_meta, y_meta, meta_mask, n_rows=len(y), in_folds=True
+        )
         if pair is not None:
             pair = self._check_meta_rows(*pair, X)
         held_out = None
@@ -323,13 +337,15 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     def _check_meta_rows(self, X_meta: Any, y_meta: Any, X: Any) -> tuple[Any, Any]:
         """Check meta rows, beside the training rows that they are to be like."""
-        check_meta_columns(X_meta, getattr(self, "feature_names_in_", None))
+        names = getattr(self, "feature_names_in_", None)
+        lost_names = check_meta_columns(X_meta, names)
         if isinstance(X_meta, Dataset):
             y_meta = dataset_labels(X_meta, name="meta") if y_meta is None else y_meta
             X_meta = dataset_inputs(X_meta, name="meta")
         else:
             X_meta = check_meta_inputs(X_meta)
         check_inputs_like(row_shapes(X_meta), row_shapes(X), name="X_meta")
+        warn_other_steps(X_meta, X, lost_names=lost_names)
         return X_meta, check_meta_labels(y_meta, n_rows=n_rows(X_meta))
 
     def _copy_learned(self) -> None:
