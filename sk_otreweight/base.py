@@ -38,6 +38,7 @@ from sk_otreweight._validation import (
     warn_other_steps,
 )
 from sk_otreweight.copies import copy_net
+from sk_otreweight.display import mime_bundle, short_repr
 from sk_otreweight.extraction import training_features
 from sk_otreweight.inputs import (
     LabelledDataset,
@@ -51,7 +52,9 @@ from sk_otreweight.inputs import (
     row_shapes,
     take,
 )
+from sk_otreweight.persistence import SaveMixin
 from sk_otreweight.prepare import prepare_net, probe
+from sk_otreweight.progress import Progress
 from sk_otreweight.randomness import seeded
 from sk_otreweight.stage2 import Stage2Data, Stage2Step
 from sk_otreweight.training import TrainingRun
@@ -70,7 +73,7 @@ class _CheckedRows(NamedTuple):
     meta: tuple[Any, Any] | None
 
 
-class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
+class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     """Base of classifiers that train a net in two stages, the second with weights.
 
     Subclasses store their parameters, among them `net`, `finetune`, `head`,
@@ -78,6 +81,15 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
     """
 
     _columns: Mapping[str, float] = {}
+
+    def __repr__(self, N_CHAR_MAX: int = 120) -> str:
+        return short_repr(self, N_CHAR_MAX)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        return mime_bundle(self)
+
+    def _repr_html_(self) -> str | None:
+        return mime_bundle(self).get("text/html")
 
     @abstractmethod
     def _check_parameters(self) -> None:
@@ -266,6 +278,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         check_count(self.max_epochs, name="max_epochs", minimum=0)
         if self.lr is not None:
             check_real(self.lr, name="lr")
+        check_choice(self.verbose, name="verbose", choices=(0, 1, 2))
         self._check_parameters()
 
     def _check_inputs(self, X: Any, reset: bool) -> Any:
@@ -360,7 +373,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             self.net,
             X,
             sizes=n_features(X) | {"n_classes": len(self.classes_)},
-            verbose=self.verbose,
+            verbose=int(self.verbose == 1),  # 2 is a bar in the place of the table
             head=self.head,
             needs_head=self._needs_head() or self.finetune == "head",
         )
@@ -393,9 +406,18 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
         targets = self._targets(labels, X)
         if isinstance(X, Dataset):
             X = LabelledDataset(X, targets)
-        with TrainingRun(net, X, targets, self._columns) as run:
+        epochs = (
+            net.max_epochs if stage_one else 0,
+            1 if is_stream else self.max_epochs,
+        )
+        # No bar within the net's own table, nor anew for every chunk of a stream.
+        show_bar = self.verbose == 2 and not net.verbose and not is_stream
+        with (
+            Progress(epochs, show_bar=show_bar) as progress,
+            TrainingRun(net, X, targets, self._columns, progress) as run,
+        ):
             if stage_one:
-                run.stage_one(net.max_epochs)
+                run.stage_one(epochs[0])
             data = Stage2Data(
                 net=net,
                 head=head,
@@ -410,7 +432,7 @@ class BaseReweightedClassifier(ClassifierMixin, BaseEstimator, ABC):
             )
             step = self._make_step(data)
             run.stage_two(
-                1 if is_stream else self.max_epochs,
+                epochs[1],
                 step,
                 head=head,
                 cached=data.features if data.is_cached else None,

@@ -85,8 +85,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         ``"sinkhorn"``, ``"pot"``, or an instance with its `max_iter` and `tol`.
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. The global generators stay untouched.
-    verbose : int, default=0
-        Of nets that are made here; a skorch net has its own.
+    verbose : {0, 1, 2}, default=0
+        Of nets that are made here: 1 prints a table of the epochs, 2 shows a progress
+        bar over both stages instead. A skorch net has its own table; the bar is shown
+        if that is silent (its ``verbose=0``).
 
     Attributes
     ----------

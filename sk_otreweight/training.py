@@ -15,6 +15,7 @@ import torch
 from skorch import NeuralNet
 from skorch.callbacks import Checkpoint, EarlyStopping
 from skorch.dataset import Dataset
+from skorch.history import History
 from skorch.utils import to_tensor
 from torch import Tensor
 from torch.utils.data import Subset
@@ -24,6 +25,7 @@ from sk_otreweight.extraction import batch_features, eager, original, replaced
 from sk_otreweight.features import Head, extractor_parameters
 from sk_otreweight.inputs import batch_of
 from sk_otreweight.loaders import RowBatch, training_batches
+from sk_otreweight.progress import Progress
 from sk_otreweight.stage2 import Stage2Step, StepBatch
 
 
@@ -45,14 +47,22 @@ class TrainingRun:
     columns : mapping
         History entries of the epochs before stage 2, so that skorch's table has the
         same columns throughout.
+    progress : Progress
+        Is told of every stage and epoch.
     """
 
     def __init__(
-        self, net: NeuralNet, X: Any, y: Any, columns: Mapping[str, float]
+        self,
+        net: NeuralNet,
+        X: Any,
+        y: Any,
+        columns: Mapping[str, float],
+        progress: Progress,
     ) -> None:
         self.net = net
         self.X, self.y = X, y
         self.columns = columns
+        self.progress = progress
         self.interrupted = False
 
     def __enter__(self) -> TrainingRun:
@@ -66,18 +76,18 @@ class TrainingRun:
 
     def __exit__(self, kind: type | None, error: Any, trace: Any) -> None:
         if kind is None:
+            history = self.net.history  # a checkpoint may load one that ends earlier
             self.net.notify("on_train_end", X=self.X, y=self.y)
-            self._warn_of_lost_stage()
+            self._warn_of_lost_stage(history)
 
-    def _warn_of_lost_stage(self) -> None:
+    def _warn_of_lost_stage(self, history: History) -> None:
         """Warn if the parameters that a checkpoint loaded are those of stage 1."""
-        history = self.net.history
-        if not len(history) or history[-1, "stage"] == 1:
+        if not len(history) or _stage(history[-1]) == 1:
             return
         for _, callback in self.net.callbacks_:
             if isinstance(callback, Checkpoint) and callback.load_best:
                 saved = [row for row in history if row.get(callback.event_name)]
-                if saved and saved[-1]["stage"] == 1:
+                if saved and _stage(saved[-1]) == 1:
                     warn_lost_stage(saved[-1]["epoch"])
 
     def _check_loss(self) -> None:
@@ -158,7 +168,10 @@ class TrainingRun:
         begin_epoch: Callable[[], None],
         record: Callable[[], Mapping[str, float]],
     ) -> None:
+        if self.interrupted:
+            return
         net = self.net
+        self.progress.begin_stage(stage)
         datasets = {"dataset_train": self.train, "dataset_valid": self.valid}
         validation = None
         if self.valid is not None:
@@ -177,10 +190,9 @@ class TrainingRun:
                 prefix="valid",
                 step_fn=net.validation_step,
             )
+            self.progress.end_epoch(net)
 
         for _ in range(epochs):
-            if self.interrupted:
-                return
             try:
                 epoch()
             except KeyboardInterrupt:
@@ -189,6 +201,7 @@ class TrainingRun:
             try:
                 net.notify("on_epoch_end", **datasets)
             except KeyboardInterrupt:
+                self.progress.stop_stage()
                 return
 
 
@@ -258,6 +271,11 @@ class _WeightedStep:
         rows = batch.rows
         rows = None if rows is None else rows.to(self.net.device)
         return StepBatch(X, features, labels, rows, losses)
+
+
+def _stage(row: Mapping[str, Any]) -> int:
+    """Return the stage of an epoch; those of a run before are as good as stage 1."""
+    return row.get("stage", 1)
 
 
 def _checked_loss(net: NeuralNet) -> Callable[..., Tensor]:

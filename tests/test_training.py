@@ -28,6 +28,7 @@ from sk_otreweight import OTReweightedClassifier, WeightVector
 from sk_otreweight.extraction import extract_features
 from sk_otreweight.features import find_head
 from sk_otreweight.loaders import RowLoader
+from sk_otreweight.progress import Progress
 from sk_otreweight.stage2 import Stage2Step
 from sk_otreweight.training import TrainingRun
 
@@ -90,7 +91,8 @@ def head_of(net):
 
 
 def run_stage_two(net, step, epochs=1, **params):
-    with TrainingRun(net, X, params.pop("y", Y), {"mean_row": 0.0}) as run:
+    y, progress = params.pop("y", Y), Progress((0, epochs))
+    with TrainingRun(net, X, y, {"mean_row": 0.0}, progress) as run:
         run.stage_two(epochs, step, head=head_of(net), **params)
     return net
 
@@ -151,7 +153,7 @@ def test_features_are_not_read_if_the_step_needs_none():
 def test_one_forward_pass_per_batch():
     net, calls = make_net().initialize(), []
     head = head_of(net)
-    with TrainingRun(net, X, Y, {}) as run:
+    with TrainingRun(net, X, Y, {}, Progress((0, 2))) as run:
         net.module_.register_forward_hook(lambda *args: calls.append(1))
         run.stage_two(2, Watching(), head=head)
     assert len(calls) == 6
