@@ -4,67 +4,95 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 _DATA = (
-    *(type(None), bool, int, float, complex, str, bytes, os.PathLike),
-    *(list, tuple, dict, set, np.ndarray, np.generic, Tensor, nn.Module, type),
+    *(type(None), bool, int, float, complex, str, bytes, os.PathLike, type),
+    *(np.ndarray, np.generic, Tensor),
 )
+_TRAINED = (BaseEstimator, nn.Module, Optimizer, LRScheduler)
 
 
 def clone_net(net: NeuralNet) -> NeuralNet:
     """Return an uninitialised net with the same parameters.
 
-    As scikit-learn's ``clone``, except that what a callback logs to (a run, a writer, a
-    client) is the same object, not a copy: the user would never see what a copy gets,
-    and many cannot be copied.
+    As scikit-learn's ``clone``, but callbacks are copied. They need not be made for
+    ``clone``, may refer to each other, and what they log to (a run, a writer, a client)
+    is the same object, not a copy: the user would never see what a copy gets, and many
+    cannot be copied. Their state is reset when the net is initialised, as always.
     """
     params = net.get_params(deep=False)
-    callbacks = params.pop("callbacks", None)
-    if isinstance(callbacks, (list, tuple)):
-        callbacks = [_clone_entry(entry) for entry in callbacks]
-    copied = {name: clone(value, safe=False) for name, value in params.items()}
-    return type(net)(**copied, callbacks=callbacks)
+    own = [name for name in params if name.split("__")[0] == "callbacks"]
+    callbacks = {name: params.pop(name) for name in own}
+    cloned = {name: clone(value, safe=False) for name, value in params.items()}
+    return type(net)(**cloned, **_copy(callbacks, callbacks))
 
 
 def copy_net(net: NeuralNet) -> NeuralNet:
-    """Return a deep copy of an initialised net that logs to the same objects."""
-    callbacks = [callback for _, callback in net.callbacks_]
-    if isinstance(net.callbacks, (list, tuple)):
-        callbacks += [_callback_of(entry) for entry in net.callbacks]
-    shared = [handle for callback in callbacks for handle in _handles(callback)]
-    return copy.deepcopy(net, {id(handle): handle for handle in shared})
+    """Return a deep copy of an initialised net that logs to the same objects.
+
+    Attribute by attribute: skorch's own way is by pickle, which parametrized modules
+    refuse.
+    """
+    copied = object.__new__(type(net))
+    vars(copied).update(_copy(vars(net), [net.callbacks_, net.callbacks]))
+    return copied
 
 
-def _clone_entry(entry: Any) -> Any:
-    """Clone an entry of a list of callbacks: a callback, or a name and a callback."""
-    callback = _callback_of(entry)
-    if isinstance(callback, Callback):
-        shared = list(_handles(callback))
-        params = {
-            name: value
-            if any(value is handle for handle in shared)
-            else clone(value, safe=False)
-            for name, value in callback.get_params(deep=False).items()
-        }
-        callback = type(callback)(**params)
-    return (entry[0], callback) if isinstance(entry, (list, tuple)) else callback
+def _copy(value: Any, callbacks: Any) -> Any:
+    """Copy a value, but not what is outside of the training."""
+    return copy.deepcopy(value, {id(handle): handle for handle in _handles(callbacks)})
 
 
-def _callback_of(entry: Any) -> Any:
-    return entry[1] if isinstance(entry, (list, tuple)) else entry
+def _handles(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """Yield the objects outside of the training that callbacks refer to."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or isinstance(value, (*_DATA, *_TRAINED)):
+        return
+    seen.add(id(value))
+    parts = _parts(value)
+    if parts is None:
+        yield value
+        return
+    for part in parts:
+        yield from _handles(part, seen)
 
 
-def _handles(callback: Any) -> Iterator[Any]:
-    """Yield the parameters of a callback that are objects outside of the training."""
-    if isinstance(callback, Callback):
-        for value in callback.get_params(deep=False).values():
-            if not isinstance(value, _DATA) and not hasattr(value, "get_params"):
-                yield value
+def _parts(value: Any) -> Iterable[Any] | None:
+    """Return what a value consists of, or None if it is to be taken as a whole."""
+    if isinstance(value, Callback):
+        return [
+            part
+            for name, part in vars(value).items()
+            if not (name.endswith("_") and _can_be_copied(part))  # state
+        ]
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, (list, tuple, set)):
+        return value
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    return None
+
+
+def _can_be_copied(value: Any) -> bool:
+    if isinstance(value, (*_DATA, *_TRAINED)):
+        return True
+    try:
+        copy.deepcopy(value)
+    except Exception:  # what an open file or a connection raises is its own choice
+        return False
+    return True
