@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import torch
 from nets_for_tests import SmallMLP, SoftmaxMLP, small_net
+from sklearn import config_context
 from sklearn.datasets import make_blobs
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import (
     check_dataframe_column_names_consistency,
     parametrize_with_checks,
@@ -15,7 +19,7 @@ from sklearn.utils.estimator_checks import (
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sk_otreweight import OTReweightedClassifier
+from sk_otreweight import OTReweightedClassifier, OTReweightedEstimator
 
 
 def quick_net(**params):
@@ -23,7 +27,7 @@ def quick_net(**params):
 
 
 # The default net is the point of the first one only.
-ESTIMATORS = [
+CLASSIFIERS = [
     OTReweightedClassifier(),
     OTReweightedClassifier(SmallMLP, max_epochs=2),
     # As skorch has it by default: NLLLoss of probabilities, SGD, a validation split.
@@ -35,6 +39,13 @@ ESTIMATORS = [
         for weights in ("vector", "net", "attention", "semirelaxed")
     ),
 ]
+ANY_CLASSIFIERS = [
+    OTReweightedEstimator(LogisticRegression()),
+    OTReweightedEstimator(LogisticRegression(), cost="label"),
+    OTReweightedEstimator(DecisionTreeClassifier(random_state=0)),
+    OTReweightedEstimator(HistGradientBoostingClassifier(max_iter=10, random_state=0)),
+]
+ESTIMATORS = CLASSIFIERS + ANY_CLASSIFIERS
 
 
 def test_array_api_checks_can_run():
@@ -44,26 +55,55 @@ def test_array_api_checks_can_run():
     )
 
 
+# A tree is certain of its leaves.
+CERTAIN = pytest.mark.filterwarnings("ignore:divide by zero encountered in log")
+
+
+@CERTAIN
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_check(estimator, check):
+    run_check(check, estimator)
+
+
+@parametrize_with_checks([CLASSIFIERS[-1], ANY_CLASSIFIERS[0]])
+def test_scikit_learn_check_with_metadata_routing(estimator, check):
+    with config_context(enable_metadata_routing=True):
+        run_check(check, estimator)
+
+
+def run_check(check, estimator):
+    """Run a check, and fail if it is skipped."""
     try:
         check(estimator)
     except SkipTest as skipped:
         pytest.fail(f"scikit-learn skipped its check: {skipped}")
 
 
-def test_every_estimator_gets_all_checks():
-    n_checks = len(test_scikit_learn_check.pytestmark[0].args[1])
-    assert n_checks >= 55 * len(ESTIMATORS)
+@pytest.mark.parametrize(
+    ("test", "n_estimators"),
+    [
+        (test_scikit_learn_check, len(ESTIMATORS)),
+        (test_scikit_learn_check_with_metadata_routing, 2),
+    ],
+)
+def test_every_estimator_gets_all_checks(test, n_estimators):
+    # A classifier without and with a random state of its own: 55 and 54.
+    (checks,) = [mark for mark in test.pytestmark if mark.name == "parametrize"]
+    assert len(checks.args[1]) >= 54 * n_estimators
 
 
-def test_feature_names_are_kept_and_compared():
-    check_dataframe_column_names_consistency(
-        "OTReweightedClassifier", OTReweightedClassifier(quick_net(), max_epochs=2)
-    )
+@pytest.mark.parametrize("routing", [False, True])
+@pytest.mark.parametrize(
+    "estimator",
+    [OTReweightedClassifier(quick_net(), max_epochs=2), ANY_CLASSIFIERS[0]],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_feature_names_are_kept_and_compared(estimator, routing):
+    with config_context(enable_metadata_routing=routing):
+        check_dataframe_column_names_consistency(type(estimator).__name__, estimator)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(40))
 def test_probabilities_do_not_depend_on_the_company(seed):
     # Width 512: a product of another number of rows would be rounded differently.
     X, y = make_blobs(n_samples=150, n_features=7, random_state=seed)

@@ -29,10 +29,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import compute_sample_weight, get_tags
-from sklearn.utils.estimator_checks import (
-    check_dataframe_column_names_consistency,
-    check_estimator,
-)
 from test_examples import run
 
 from sk_otreweight import (
@@ -403,31 +399,6 @@ class Recorder(BernoulliNB):
     def fit(self, X, y, sample_weight=None, note=None):
         self.given_ = X, sample_weight, note
         return super().fit(X, y, sample_weight=sample_weight)
-
-
-ESTIMATORS = [
-    OTReweightedEstimator(LogisticRegression()),
-    OTReweightedEstimator(LogisticRegression(), cost="label"),
-    OTReweightedEstimator(DecisionTreeClassifier(random_state=0)),
-    OTReweightedEstimator(DecisionTreeClassifier(random_state=0), cost="label"),
-    OTReweightedEstimator(HistGradientBoostingClassifier(max_iter=10, random_state=0)),
-    OTReweightedEstimator(
-        HistGradientBoostingClassifier(max_iter=10, random_state=0), cost="label"
-    ),
-]
-
-
-# A tree is certain of its leaves.
-@pytest.mark.filterwarnings("ignore:divide by zero encountered in log:RuntimeWarning")
-@pytest.mark.parametrize("routing", [False, True])
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda clf: str(clf.estimator))
-def test_scikit_learn_checks(estimator, routing):
-    with config_context(enable_metadata_routing=routing):
-        results = check_estimator(estimator, on_skip=None, on_fail=None)
-        check_dataframe_column_names_consistency("OTReweightedEstimator", estimator)
-    unhappy = [result for result in results if result["status"] != "passed"]
-    assert unhappy == []
-    assert len(results) >= 54
 
 
 def test_classifier_is_fitted_with_the_weights(wine):
