@@ -36,7 +36,7 @@ def clone_net(net: NeuralNet) -> NeuralNet:
     own = [name for name in params if name.split("__")[0] == "callbacks"]
     callbacks = {name: params.pop(name) for name in own}
     cloned = {name: clone(value, safe=False) for name, value in params.items()}
-    return type(net)(**cloned, **_copy(callbacks, callbacks))
+    return type(net)(**cloned, **copy.deepcopy(callbacks, _shared(callbacks)))
 
 
 def copy_net(net: NeuralNet) -> NeuralNet:
@@ -46,13 +46,14 @@ def copy_net(net: NeuralNet) -> NeuralNet:
     refuse.
     """
     copied = object.__new__(type(net))
-    vars(copied).update(_copy(vars(net), [net.callbacks_, net.callbacks]))
+    known = _shared([net.callbacks_, net.callbacks]) | {id(net): copied}
+    vars(copied).update(copy.deepcopy(vars(net), known))
     return copied
 
 
-def _copy(value: Any, callbacks: Any) -> Any:
-    """Copy a value, but not what is outside of the training."""
-    return copy.deepcopy(value, {id(handle): handle for handle in _handles(callbacks)})
+def _shared(callbacks: Any) -> dict[int, Any]:
+    """Return what is outside of the training as deepcopy's memory of what is copied."""
+    return {id(handle): handle for handle in _handles(callbacks)}
 
 
 def _handles(value: Any, seen: set[int] | None = None) -> Iterator[Any]:

@@ -288,8 +288,13 @@ def first_output(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
-def return_scores(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
-    """Let a module return its scores alone (a forward hook)."""
+def return_scores_alone(module: nn.Module) -> None:
+    """Let a module that returns more than its scores return these alone."""
+    module.register_forward_hook(_return_scores)
+    module.returns_scores_alone = True  # what is saved and loaded has no hooks
+
+
+def _return_scores(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
     return first_output(output)
 
 

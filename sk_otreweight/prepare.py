@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from skorch import NeuralNet, NeuralNetClassifier
+from skorch.callbacks import InputShapeSetter
 from skorch.utils import to_tensor
 from torch import Tensor
 
@@ -16,7 +17,12 @@ from sk_otreweight._validation import (
     warn_narrow_features,
 )
 from sk_otreweight.extraction import eager, original
-from sk_otreweight.features import Head, find_head, first_output, return_scores
+from sk_otreweight.features import (
+    Head,
+    find_head,
+    first_output,
+    return_scores_alone,
+)
 from sk_otreweight.inputs import batch_of
 from sk_otreweight.nets import build_net, is_bare
 
@@ -76,6 +82,7 @@ def prepare_net(
     built, is_trained = build_net(net, sizes=sizes, verbose=verbose)
     if not is_trained:
         built.initialize()
+        _set_input_shapes(built, X)
     output = probe(built, X)
     check_output_width(output, n_rows=len(output), n_classes=n_classes)
     if output.numel() == len(output) and is_bare(net):
@@ -89,8 +96,15 @@ def prepare_net(
         output,
         takes_log=isinstance(built, NeuralNetClassifier),
     )
-    found = _find_head(built, X, head, n_classes) if needs_head else None
+    found = find_net_head(built, X, head, n_classes) if needs_head else None
     return PreparedNet(built, is_trained, found)
+
+
+def _set_input_shapes(net: NeuralNet, X: Any) -> None:
+    """Let skorch's callback size the module now: it would wait for the training."""
+    for _, callback in net.callbacks_:
+        if isinstance(callback, InputShapeSetter):
+            callback.on_train_begin(net, X=X, y=None)
 
 
 def probe(net: NeuralNet, X: Any) -> Tensor:
@@ -104,7 +118,7 @@ def probe(net: NeuralNet, X: Any) -> Tensor:
         output = net.evaluation_step((rows, None))
     scores = first_output(output)
     if not (scores is output or _loss_reads(net, output, rows, len(scores))):
-        original(net.module_).register_forward_hook(return_scores)
+        return_scores_alone(original(net.module_))
     return scores
 
 
@@ -121,7 +135,8 @@ def _loss_reads(net: NeuralNet, output: Any, X: Any, n_rows: int) -> bool:
     return False
 
 
-def _find_head(net: NeuralNet, X: Any, head: Any, n_classes: int) -> Head:
+def find_net_head(net: NeuralNet, X: Any, head: Any, n_classes: int) -> Head:
+    """Find the head of an initialised net by a few rows; see `find_head`."""
     rows = to_tensor(batch_of(net, X, slice(_PROBE_ROWS)), device=net.device)
     with eager(net):
         net.module_.eval()

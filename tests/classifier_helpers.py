@@ -8,6 +8,7 @@ from nets_for_tests import (
     small_net,
 )
 from sklearn.metrics import recall_score
+from skorch.callbacks import Callback
 
 from sk_otreweight import (
     OTReweightedClassifier,
@@ -49,3 +50,30 @@ def chunks(data, size=60, seed=0):
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         yield data.X[rows], data.y[rows]
+
+
+class Recorder(Callback):
+    """Notes what it is told of, and checks what it is given."""
+
+    def initialize(self):
+        self.events_ = []
+        return self
+
+    def on_train_begin(self, net, **kwargs):
+        self.events_.append("train_begin")
+
+    def on_train_end(self, net, **kwargs):
+        self.events_.append("train_end")
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.events_.append("epoch_begin")
+
+    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        self.events_.append("epoch_end")
+        assert len(dataset_train) > 0
+
+    def on_batch_end(self, net, batch, training, y_pred, loss, **kwargs):
+        assert not (training and y_pred.shape[0] != len(batch[0]))
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        self.events_.append("grad")

@@ -1,15 +1,13 @@
-"""What `OTReweightedClassifier` takes as net, and that callbacks go on working."""
+"""What `OTReweightedClassifier` takes as net."""
 
 from __future__ import annotations
-
-import re
 
 import numpy as np
 import pytest
 import torch
 from classifier_helpers import (
     STRATEGIES,
-    WEIGHT_COLUMNS,
+    Recorder,
     assert_same_state,
     quick,
     state,
@@ -26,7 +24,7 @@ from nets_for_tests import (
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNetBinaryClassifier
-from skorch.callbacks import Callback, EarlyStopping, EpochScoring
+from skorch.callbacks import EpochScoring
 from skorch.dataset import ValidSplit
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
@@ -342,85 +340,6 @@ def test_validation_split(weights, finetune, digits):
             if "train_batch_size" in batch
         ]
         assert sum(train) == pytest.approx(len(digits.X) * 2 / 3, abs=8)
-
-
-# Callbacks
-
-
-class Recorder(Callback):
-    def initialize(self):
-        self.events_ = []
-        return self
-
-    def on_train_begin(self, net, **kwargs):
-        self.events_.append("train_begin")
-
-    def on_train_end(self, net, **kwargs):
-        self.events_.append("train_end")
-
-    def on_epoch_begin(self, net, **kwargs):
-        self.events_.append("epoch_begin")
-
-    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
-        self.events_.append("epoch_end")
-        assert len(dataset_train) > 0
-
-    def on_batch_end(self, net, batch, training, y_pred, loss, **kwargs):
-        assert not (training and y_pred.shape[0] != len(batch[0]))
-
-    def on_grad_computed(self, net, named_parameters, **kwargs):
-        self.events_.append("grad")
-
-
-class StopAt(Callback):
-    """Stops training as early stopping does, at the ends of some epochs."""
-
-    def __init__(self, epochs):
-        self.epochs = epochs
-
-    def on_epoch_end(self, net, **kwargs):
-        if len(net.history) in self.epochs:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("finetune", ["head", "all"])
-def test_callbacks_see_one_run(finetune, digits):
-    net = small_net(max_epochs=2, batch_size=-1, callbacks=[Recorder()])
-    clf = quick(net, finetune=finetune, max_epochs=3)
-    clf.fit(digits.X, digits.y, meta=digits.meta)
-    events = dict(clf.net_.callbacks_)["Recorder"].events_
-    epoch = ["epoch_begin", "grad", "epoch_end"]
-    assert events == ["train_begin", *(5 * epoch), "train_end"]
-
-
-def test_a_stop_ends_the_stage_only(digits):
-    net = small_net(max_epochs=5, callbacks=[StopAt((2, 4)), Recorder()])
-    clf = quick(net, max_epochs=5).fit(digits.X, digits.y, meta=digits.meta)
-    assert clf.history_[:, "stage"] == [1, 1, 2, 2]
-    events = dict(clf.net_.callbacks_)["Recorder"].events_
-    assert events.count("train_begin") == events.count("train_end") == 1
-
-
-def test_early_stopping_ends_each_stage(digits):
-    """The stage number is best in the first epoch of a stage: stop two later."""
-    stopping = EarlyStopping(monitor="stage", patience=2, lower_is_better=True)
-    net = small_net(max_epochs=6, callbacks=[stopping])
-    clf = quick(net, max_epochs=6).fit(digits.X, digits.y, meta=digits.meta)
-    assert clf.history_[:, "stage"] == [1, 1, 1, 2, 2, 2]
-
-
-def test_printed_table_is_aligned(capsys, digits):
-    net = small_net(max_epochs=2, verbose=1, train_split=ValidSplit(4))
-    quick(net, max_epochs=2, finetune="all").fit(digits.X, digits.y, meta=digits.meta)
-    text = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
-    header, dashes, *rows = [line for line in text.splitlines() if line.strip()]
-    assert {"epoch", "stage", *WEIGHT_COLUMNS} <= set(header.split())
-    assert len(rows) == 4
-    widths = [len(group) for group in dashes.split()]
-    assert len(widths) == len(header.split())
-    for row in rows:
-        assert len(row.split()) == len(widths)
-        assert len(row) == len(header) == len(dashes)
 
 
 def test_verbose_is_that_of_nets_made_here(capsys, few):

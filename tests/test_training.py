@@ -13,13 +13,7 @@ from nets_for_tests import (
     small_net,
 )
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
-from skorch.callbacks import (
-    Callback,
-    Checkpoint,
-    EpochScoring,
-    GradientNormClipping,
-    LRScheduler,
-)
+from skorch.callbacks import GradientNormClipping
 from skorch.dataset import ValidSplit
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -297,100 +291,6 @@ def make_clf(net, **params):
     )
 
 
-class InterruptAt(Callback):
-    """Raises what Ctrl-C raises, in the middle of an epoch."""
-
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def initialize(self):
-        self.events_ = []
-        return self
-
-    def on_train_begin(self, net, **kwargs):
-        self.events_.append("begin")
-
-    def on_train_end(self, net, **kwargs):
-        self.events_.append("end")
-
-    def on_batch_end(self, net, training, **kwargs):
-        is_second = len(net.history[-1]["batches"]) == 2
-        if training and is_second and len(net.history) == self.epoch:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("finetune", ["head", "all"])
-@pytest.mark.parametrize("weights", ["vector", "net", "attention", "semirelaxed"])
-@pytest.mark.parametrize(("epoch", "stage"), [(1, 1), (2, 1), (3, 2), (4, 2)])
-def test_interrupt_keeps_what_was_learned(epoch, stage, weights, finetune):
-    net = make_net(callbacks=[InterruptAt(epoch)])
-    clf = make_clf(net, weights=weights, finetune=finetune)
-    start = make_clf(make_net(max_epochs=0), max_epochs=0).fit(X, Y, meta=META)
-    clf.fit(X, Y, meta=META)
-    assert dict(clf.net_.callbacks_)["InterruptAt"].events_ == ["begin", "end"]
-    assert len(clf.history_) == epoch
-    assert clf.history_[-1]["stage"] == stage
-    assert changed(state(start.net_), state(clf.net_))
-    assert clf.predict(X).shape == (N,)
-    assert clf.sample_weight_.mean() == pytest.approx(1)
-    if stage == 1:  # stage 2 has not begun
-        without = make_clf(net, max_epochs=0).fit(X, Y, meta=META)
-        assert_same(state(without.net_), state(clf.net_), rtol=0, atol=0)
-    # What was interrupted can go on.
-    dict(clf.net_.callbacks_)["InterruptAt"].epoch = -1
-    clf.partial_fit(X, Y)
-    assert len(clf.history_) == epoch + 1
-
-
-@pytest.mark.parametrize("finetune", ["head", "all"])
-def test_gradient_clipping_acts_in_stage_two(finetune):
-    """Gradients clipped to 0: with plain SGD nothing moves."""
-    net = make_net(
-        optimizer=torch.optim.SGD,
-        lr=0.1,
-        callbacks=[GradientNormClipping(gradient_clip_value=1e-12)],
-    )
-    before = make_clf(net, max_epochs=0).fit(X, Y, meta=META)
-    clf = make_clf(net, finetune=finetune).fit(X, Y, meta=META)
-    assert_same(state(before.net_), state(clf.net_), rtol=0, atol=1e-9)
-    free = make_clf(net.set_params(callbacks=None), finetune=finetune)
-    assert changed(state(before.net_), state(free.fit(X, Y, meta=META).net_))
-
-
-class NoteLr(Callback):
-    def on_epoch_begin(self, net, **kwargs):
-        net.history.record("lr_used", net.optimizer_.param_groups[0]["lr"])
-
-
-@pytest.mark.parametrize("finetune", ["head", "all"])
-def test_lr_scheduler_steps_through_both_stages(finetune):
-    scheduler = LRScheduler("StepLR", step_size=2, gamma=0.1)
-    net = make_net(lr=0.1, max_epochs=4, callbacks=[scheduler, NoteLr()])
-    clf = make_clf(net, max_epochs=4, finetune=finetune).fit(X, Y, meta=META)
-    expected = np.repeat([0.1, 0.01, 1e-3, 1e-4], 2)
-    np.testing.assert_allclose(clf.history_[:, "lr_used"], expected, rtol=1e-6)
-
-
-def test_cosine_schedule_over_both_stages():
-    scheduler = LRScheduler("CosineAnnealingLR", T_max=8)
-    net = make_net(lr=0.1, max_epochs=4, callbacks=[scheduler, NoteLr()])
-    clf = make_clf(net, max_epochs=4).fit(X, Y, meta=META)
-    assert (np.diff(clf.history_[:, "lr_used"]) < 0).all()
-
-
-def test_one_cycle_over_both_stages():
-    batches = -(-N // 16)
-    scheduler = LRScheduler(
-        torch.optim.lr_scheduler.OneCycleLR,
-        max_lr=0.1,
-        total_steps=4 * batches,
-        step_every="batch",
-    )
-    clf = make_clf(make_net(callbacks=[scheduler]), max_epochs=2)
-    clf.fit(X, Y, meta=META)
-    assert clf.history_[:, "stage"] == [1, 1, 2, 2]
-
-
 @pytest.mark.parametrize("finetune", ["head", "all"])
 @pytest.mark.parametrize("weights", ["vector", "net", "semirelaxed"])
 def test_lbfgs(weights, finetune):
@@ -431,36 +331,6 @@ def test_validation_loss_is_plain_in_both_stages():
         scores = clf.net_.module_(torch.from_numpy(X[valid]))
     expected = cross_entropy(scores, torch.from_numpy(Y[valid])).item()
     assert clf.history_[-1, "valid_loss"] == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("finetune", ["head", "all"])
-@pytest.mark.parametrize("use_caching", [True, False])
-def test_scores_of_the_training_rows(use_caching, finetune):
-    """Scoring callbacks see inputs and labels although the head alone is trained."""
-    scoring = EpochScoring(
-        "accuracy", on_train=True, name="train_acc", use_caching=use_caching,
-        lower_is_better=False,
-    )  # fmt: skip
-    net = make_net(callbacks=[scoring])
-    clf = make_clf(net, finetune=finetune).fit(X, Y, meta=META)
-    accuracies = clf.history_[:, "train_acc"]
-    assert len(accuracies) == 5
-    if not use_caching:
-        assert accuracies[-1] == pytest.approx(clf.score(X, Y))
-
-
-def test_checkpoints(tmp_path):
-    checkpoint = Checkpoint(monitor=None, dirname=tmp_path)
-    clf = make_clf(make_net(callbacks=[checkpoint])).fit(X, Y, meta=META)
-    loaded = make_net().initialize()
-    loaded.load_params(checkpoint=Checkpoint(monitor=None, dirname=tmp_path))
-    assert_same(state(loaded), state(clf.net_), rtol=0, atol=0)
-
-
-def test_callbacks_that_are_switched_off():
-    net = make_net(callbacks="disable")
-    clf = make_clf(net).fit(X, Y, meta=META)
-    assert clf.history_[:, "stage"] == [1, 1, 2, 2, 2]
 
 
 def test_features_of_all_rows_are_those_in_evaluation_mode():
