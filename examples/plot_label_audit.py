@@ -3,7 +3,7 @@ Rows whose labels look wrong
 ============================
 
 Handwritten digits, three labels of ten replaced by another digit. A net is trained on
-these labels; then :func:`~sk_otreweight.suspicious_rows` ranks the rows by how unlike
+these labels; then its method ``suspicious_rows`` ranks the rows by how unlike
 their class they are: by the share of transported mass that they get from the prototypes
 of other classes. The ranking is compared with the self-confidence of cleanlab, the
 probability that a net gives to the label of a row.
@@ -22,7 +22,7 @@ from sklearn.model_selection import cross_val_predict
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sk_otreweight import OTReweightedClassifier, make_long_tailed, suspicious_rows
+from sk_otreweight import OTReweightedClassifier, make_long_tailed
 
 try:
     from cleanlab.rank import get_label_quality_scores
@@ -48,7 +48,7 @@ def digits_with_wrong_labels(seed):
 
 
 # %%
-# The net. The input of its head are the features of a row.
+# The net. The input of its head are the features of a row that are compared.
 class DigitsMLP(nn.Module):
     """Two hidden layers."""
 
@@ -85,9 +85,7 @@ def skorch_net(max_epochs):
 # trained on all rows, the one that the transport looks at, are shown too.
 def transport_scores(clf, data):
     """Return the score of each row, and the ranking."""
-    with torch.no_grad():
-        features = clf.net_.module_.eval().body(torch.from_numpy(data.X))
-    rows = suspicious_rows(features, data.y)
+    rows = clf.suspicious_rows(data.X, data.y)
     scores = np.empty(len(data.y))
     scores[rows.index] = rows.score
     return scores, rows

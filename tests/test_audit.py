@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from classifier_helpers import quick
 from oracles import assert_same
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import scale
 from test_examples import numbers, run
@@ -335,11 +337,40 @@ def test_a_class_of_a_single_row_is_no_fault_if_there_are_meta_rows(wine):
 def test_flipped_digits_are_found_on_the_features_of_a_classifier(noisy_digits):
     data = noisy_digits
     clf = OTReweightedClassifier(random_state=0).fit(data.X, data.y)
-    scores, nearest = in_row_order(suspicious_rows(features_of(clf, data.X), data.y))
+    rows = clf.suspicious_rows(data.X, data.y)
+    assert_same_rows(rows, suspicious_rows(features_of(clf, data.X), data.y))
+    scores, nearest = in_row_order(rows)
     assert roc_auc_score(data.flipped, scores) >= 0.95
     assert np.mean(nearest == data.y_clean) >= 0.9
     shuffled = np.random.default_rng(0).permutation(scores)
     assert roc_auc_score(data.flipped, shuffled) < 0.6
+
+
+@pytest.mark.parametrize("params", [{}, {"cost": "label", "finetune": "all"}])
+def test_prototypes_of_a_classifier_are_those_of_its_meta_rows(params, few):
+    X, y, (X_meta, y_meta) = few
+    names = np.array([f"digit {k}" for k in range(10)])
+    clf = quick(**params).fit(X, names[y], meta=(X_meta, names[y_meta]))
+    trusted = features_of(clf, X_meta), names[y_meta]
+    expected = suspicious_rows(features_of(clf, X), names[y], meta=trusted)
+    assert_same_rows(clf.suspicious_rows(X, names[y]), expected)
+    frame = clf.suspicious_rows(X, names[y], as_frame=True)
+    assert frame.columns.tolist() == list(FIELDS)
+    assert frame["label"].tolist() == expected.label.tolist()
+    # Of the classes that are there, and of all rows if a class has no meta row.
+    kept, kept_meta = y != 8, y_meta != 8
+    meta = features_of(clf, X_meta[kept_meta]), names[y_meta[kept_meta]]
+    expected = suspicious_rows(features_of(clf, X[kept]), names[y[kept]], meta=meta)
+    assert_same_rows(clf.suspicious_rows(X[kept], names[y[kept]]), expected)
+    with pytest.warns(UserWarning, match="No meta row is of class"):
+        clf.fit(X, y, meta=(X_meta[kept_meta], y_meta[kept_meta]))
+    expected = suspicious_rows(features_of(clf, X), y)
+    assert_same_rows(clf.suspicious_rows(X, y), expected)
+
+
+def test_a_classifier_must_be_fitted_to_rank_rows(few):
+    with pytest.raises(NotFittedError):
+        quick().suspicious_rows(*few[:2])
 
 
 @pytest.mark.parametrize("reg", [0.01, 0.1, 1.0])

@@ -47,16 +47,6 @@ def test_quickstart_helps_the_rare_classes_and_readme_shows_it():
         assert numbers(title, readme) == pytest.approx(numbers(title, text), abs=0.02)
 
 
-def test_code_of_the_readme_runs(capsys):
-    readme = (ROOT / "README.md").read_text()
-    first, paper = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    names = {}
-    exec(first, names)
-    assert names["clf"].class_weight_[9] > 1 > names["clf"].class_weight_[0]
-    assert capsys.readouterr().out
-    exec(paper, {"net": None})
-
-
 def test_own_loop_helps_the_rare_classes():
     text = run("examples/plot_own_loop.py")
     before, after = numbers("Stage 1        :", text), numbers("Stage 1 and 2", text)

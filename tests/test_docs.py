@@ -1,0 +1,44 @@
+"""The code of the pages runs, from top to bottom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "docs/data_and_nets.md", "docs/pipelines.md", "docs/callbacks.md"]
+
+
+def code_blocks(page: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for pages that write files
+    names = {"net": None}  # "your net" of the README
+    for block in code_blocks(page):
+        exec(compile(block, page, "exec"), names)
+    if page == "README.md":
+        clf = names["clf"]
+        assert clf.class_weight_[9] > 1 > clf.class_weight_[0]
+        assert len(names["suspects"]) == len(names["data"].y)
+        assert (tmp_path / "digits.safetensors").stat().st_size > 0
+
+
+def test_every_page_with_code_is_run():
+    pages = [
+        "README.md",
+        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    ]
+    assert {page for page in pages if code_blocks(page)} == set(PAGES)
+
+
+def test_links_lead_somewhere():
+    for page in ("README.md", "CONTRIBUTING.md", *PAGES):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
