@@ -1,5 +1,6 @@
 """Re-weighting of training examples with optimal transport, for imbalanced data."""
 
+from sk_otreweight.audit import suspicious_rows
 from sk_otreweight.classifier import OTReweightedClassifier
 from sk_otreweight.costs import (
     CombinedCost,
@@ -16,7 +17,12 @@ from sk_otreweight.meta_sets import (
     RandomMetaSet,
     WholeMetaSet,
 )
+from sk_otreweight.persistence import load
 from sk_otreweight.reweighter import Reweighter
+from sk_otreweight.sample_weight import (
+    OTReweightedEstimator,
+    compute_ot_sample_weight,
+)
 from sk_otreweight.transport import (
     POTSolver,
     SinkhornSolver,
@@ -47,6 +53,7 @@ __all__ = [
     "MetaSet",
     "ModuleWeights",
     "OTReweightedClassifier",
+    "OTReweightedEstimator",
     "POTSolver",
     "PrototypeMetaSet",
     "RandomMetaSet",
@@ -60,9 +67,12 @@ __all__ = [
     "WeightStrategy",
     "WeightVector",
     "WholeMetaSet",
+    "compute_ot_sample_weight",
+    "load",
     "load_fashion_mnist",
     "make_long_tailed",
     "semirelaxed_weights",
     "sinkhorn",
+    "suspicious_rows",
     "transport_cost",
 ]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,58 +18,39 @@ from sk_otreweight._validation import (
     MetaData,
     check_choice,
     check_count,
-    check_inputs,
     check_inputs_like,
-    check_labels,
-    check_meta_arguments,
-    check_meta_columns,
-    check_meta_inputs,
-    check_meta_labels,
-    check_meta_mask,
-    check_n_labels,
     check_real,
     check_same_classes,
-    check_table,
     check_two_classes,
     encode_labels,
-    is_array_like,
     warn_missing_meta_classes,
-    warn_other_steps,
 )
-from sk_otreweight.copies import copy_net
+from sk_otreweight.audit import suspicious_rows
+from sk_otreweight.copies import restored_on_error
 from sk_otreweight.display import mime_bundle, short_repr
-from sk_otreweight.extraction import training_features
+from sk_otreweight.extraction import extract_features, training_features
 from sk_otreweight.inputs import (
     LabelledDataset,
     batch_of,
     cast,
-    dataset_inputs,
-    dataset_labels,
     n_features,
-    n_rows,
-    padded,
     row_shapes,
     take,
 )
 from sk_otreweight.persistence import SaveMixin
-from sk_otreweight.prepare import prepare_net, probe
+from sk_otreweight.prediction import predict_proba
+from sk_otreweight.prepare import find_net_head, prepare_net, probe
 from sk_otreweight.progress import Progress
-from sk_otreweight.randomness import seeded
+from sk_otreweight.randomness import draw_seed, seeded
+from sk_otreweight.rows import (
+    GivenMeta,
+    TrainingRows,
+    check_labelled_rows,
+    check_rows,
+    check_training_rows,
+)
 from sk_otreweight.stage2 import Stage2Data, Stage2Step
 from sk_otreweight.training import TrainingRun
-
-# Prediction batches have this many rows always: matrix products of another number of
-# rows round differently, and a row's probabilities must not depend on its company.
-_PREDICTION_ROWS = 128
-
-
-class _CheckedRows(NamedTuple):
-    """Rows of a call to fit: training rows, and what was set apart from them."""
-
-    X: Any
-    y: np.ndarray
-    held_out: np.ndarray | None
-    meta: tuple[Any, Any] | None
 
 
 class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
@@ -102,6 +82,10 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     @abstractmethod
     def _check_meta(self, meta: MetaData | None, counts: np.ndarray) -> None:
         """Raise if the meta rows, or the lack of them, do not do."""
+
+    @abstractmethod
+    def _make_components(self, seed: int, is_stream: bool) -> None:
+        """Make what stage 2 uses, or keep it if this is a later chunk of a stream."""
 
     @abstractmethod
     def _make_step(self, data: Stage2Data) -> Stage2Step:
@@ -155,11 +139,12 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             If the loss becomes NaN; the estimator stays as it was before.
         """
         self._check_common_parameters()
+        given = GivenMeta(meta, X_meta, y_meta, meta_mask)
         with _kept_on_error(self):
-            rows = self._check_data(X, y, meta, X_meta, y_meta, meta_mask)
+            rows = check_training_rows(self, X, y, given, reset=True, is_stream=False)
             self.classes_ = np.unique(rows.y)
             check_two_classes(self.classes_)
-            seed = _draw_seed(self.random_state)
+            seed = draw_seed(self.random_state)
             with seeded(seed, getattr(self.net, "device", None) or "cpu"):
                 is_trained = self._prepare(rows.X)
                 self._train(rows, seed, stage_one=not is_trained)
@@ -205,15 +190,17 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             )
         if classes is not None and not first:
             check_same_classes(np.unique(np.asarray(classes)), self.classes_)
-        with _kept_on_error(self):
-            rows = self._check_data(X, y, meta, X_meta, y_meta, meta_mask, reset=first)
+        given = GivenMeta(meta, X_meta, y_meta, meta_mask)
+        net_kept = nullcontext() if first else restored_on_error(self.net_)
+        with _kept_on_error(self), net_kept:
+            rows = check_training_rows(self, X, y, given, reset=first, is_stream=True)
             if not first:
                 check_inputs_like(row_shapes(rows.X), self._input_shape, name="X")
-                self._copy_learned()
+                self._begin_chunk()
             if first:
                 self.classes_ = np.unique(np.asarray(classes))
                 check_two_classes(self.classes_)
-            seed = _draw_seed(self.random_state)
+            seed = draw_seed(self.random_state)
             with seeded(seed, getattr(self.net, "device", None) or "cpu"):
                 if first:
                     self._extractor_is_trained = self._prepare(rows.X)
@@ -237,10 +224,9 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             re-weighted problem, in which all classes are about equally frequent.
         """
         check_is_fitted(self)
-        X = self._check_inputs(X, reset=False)
+        X = check_rows(self, X, reset=False)
         check_inputs_like(row_shapes(X), self._input_shape, name="X")
-        probabilities = self._predict(cast(self.net_, X, name="X"))
-        return probabilities / probabilities.sum(axis=1, keepdims=True)
+        return predict_proba(self.net_, cast(self.net_, X, name="X"))
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each row.
@@ -256,22 +242,41 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
-    def _predict(self, X: Any) -> np.ndarray:
-        n = n_rows(X)
-        if isinstance(X, Dataset):  # its loader makes the batches
-            size = self.net_.get_params_for("iterator_valid").get("batch_size")
-            size = max(size or self.net_.batch_size, 1)
-            whole = padded(X, size * -(-n // size))
-            return self.net_.predict_proba(whole)[:n].astype(np.float64)
-        batches = [
-            take(X, slice(start, start + _PREDICTION_ROWS))
-            for start in range(0, n, _PREDICTION_ROWS)
-        ]
-        outputs = [
-            self.net_.predict_proba(padded(batch, _PREDICTION_ROWS))[: n_rows(batch)]
-            for batch in batches
-        ]
-        return np.concatenate(outputs).astype(np.float64)
+    def suspicious_rows(self, X: Any, y: Any, *, as_frame: bool = False) -> Any:
+        """Rank rows by how unlike their class they are, for a look at their labels.
+
+        By optimal transport between the features of the rows and the prototypes of the
+        classes; see :func:`suspicious_rows`, the same for features of any origin.
+        Prototypes are those of the meta rows if some of each class were given.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            The training rows, or others.
+        y : array-like of shape (n_samples,)
+            Their labels, some of which may be wrong.
+        as_frame : bool, default=False
+            Return a pandas DataFrame.
+
+        Returns
+        -------
+        rows : Bunch or DataFrame
+            ``index``, ``label``, ``nearest_class`` and ``score`` of each row, the most
+            suspicious first.
+        """
+        check_is_fitted(self)
+        X, y = check_labelled_rows(self, X, y, reset=False)
+        net, X = self.net_, cast(self.net_, X, name="X")
+        head = self._head
+        if head is None:
+            head = find_net_head(net, X, self.head, n_classes=len(self.classes_))
+        meta = None
+        if self._meta is not None and np.isin(y, self.classes_[self._meta.y]).all():
+            rows = np.isin(self.classes_[self._meta.y], y)
+            trusted = extract_features(net, head, take(self._meta.X, rows))
+            meta = trusted, self.classes_[self._meta.y[rows]]
+        features = extract_features(net, head, X)
+        return suspicious_rows(features, y, meta=meta, as_frame=as_frame)
 
     def _check_common_parameters(self) -> None:
         check_choice(self.finetune, name="finetune", choices=("head", "all"))
@@ -281,89 +286,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         check_choice(self.verbose, name="verbose", choices=(0, 1, 2))
         self._check_parameters()
 
-    def _check_inputs(self, X: Any, reset: bool) -> Any:
-        """Check inputs of any form."""
-        if is_array_like(X):
-            self._check_shape(X, reset)
-            return validate_data(self, X, reset=reset, **self._array_checks())
-        if isinstance(X, Dataset):
-            X = dataset_inputs(X, name="X")
-        if self.net is None:
-            check_table(X)
-        if not isinstance(X, Dataset):
-            X = check_inputs(X, name="X")
-        if isinstance(X, Tensor):
-            self._check_shape(X, reset)
-            validate_data(self, X, reset=reset, skip_check_array=True)
-        elif reset:
-            for name in ("n_features_in_", "feature_names_in_"):
-                vars(self).pop(name, None)
-        return X
-
-    def _check_rows(self, X: Any, y: Any, reset: bool) -> tuple[Any, np.ndarray]:
-        """Check inputs of any form, and their labels."""
-        if isinstance(X, Dataset) and y is None:
-            y = dataset_labels(X, name="X")
-        if isinstance(y, Tensor):
-            y = y.detach().cpu().numpy()
-        if is_array_like(X):
-            self._check_shape(X, reset)
-            X, y = validate_data(self, X, y, reset=reset, **self._array_checks())
-        else:
-            X, y = self._check_inputs(X, reset), check_labels(y)
-            check_n_labels(y, n_rows=n_rows(X))
-        check_classification_targets(y)
-        return X, y
-
-    def _check_shape(self, X: Any, reset: bool) -> None:
-        """Compare the shape of images, of which scikit-learn sees one dimension."""
-        known = () if reset else self._input_shape
-        if isinstance(known, tuple) and len(known) > 1:
-            check_inputs_like(tuple(np.shape(X)[1:]), known, name="X")
-
-    def _array_checks(self) -> dict[str, Any]:
-        return {"dtype": "numeric", "allow_nd": self.net is not None}
-
-    def _check_data(
-        self,
-        X: Any,
-        y: Any,
-        meta: Any,
-        X_meta: Any,
-        y_meta: Any,
-        meta_mask: Any,
-        reset: bool = True,
-    ) -> _CheckedRows:
-        """Check the rows of a call and set the meta rows apart."""
-        X, y = self._check_rows(X, y, reset)
-        pair = check_meta_arguments(
-            meta, X_meta, y_meta, meta_mask, n_rows=len(y), in_folds=True
-        )
-        if pair is not None:
-            pair = self._check_meta_rows(*pair, X)
-        held_out = None
-        if meta_mask is not None:
-            held_out = check_meta_mask(meta_mask, n_rows=len(y))
-            pair = take(X, held_out), y[held_out]
-            X, y = take(X, ~held_out), y[~held_out]
-        return _CheckedRows(X, y, held_out, pair)
-
-    def _check_meta_rows(self, X_meta: Any, y_meta: Any, X: Any) -> tuple[Any, Any]:
-        """Check meta rows, beside the training rows that they are to be like."""
-        names = getattr(self, "feature_names_in_", None)
-        lost_names = check_meta_columns(X_meta, names)
-        if isinstance(X_meta, Dataset):
-            y_meta = dataset_labels(X_meta, name="meta") if y_meta is None else y_meta
-            X_meta = dataset_inputs(X_meta, name="meta")
-        else:
-            X_meta = check_meta_inputs(X_meta)
-        check_inputs_like(row_shapes(X_meta), row_shapes(X), name="X_meta")
-        warn_other_steps(X_meta, X, lost_names=lost_names)
-        return X_meta, check_meta_labels(y_meta, n_rows=n_rows(X_meta))
-
-    def _copy_learned(self) -> None:
-        """Go on with copies, so that an error leaves what was learned before."""
-        self.net_ = copy_net(self.net_)
+    def _begin_chunk(self) -> None:
+        """Make ready for another chunk of a stream."""
         # An endless stream must not fill the memory with its history.
         del self.net_.history[self._n_fit_epochs :]
 
@@ -385,7 +309,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
 
     def _train(
         self,
-        rows: _CheckedRows,
+        rows: TrainingRows,
         seed: int,
         *,
         stage_one: bool = False,
@@ -412,6 +336,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         )
         # No bar within the net's own table, nor anew for every chunk of a stream.
         show_bar = self.verbose == 2 and not net.verbose and not is_stream
+        self._make_components(seed, is_stream)
+        step = None
         with (
             Progress(epochs, show_bar=show_bar) as progress,
             TrainingRun(net, X, targets, self._columns, progress) as run,
@@ -439,7 +365,11 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
                 freeze=freeze,
                 lr=self.lr,
             )
-        self._set_weights(self._sample_weight(step, data), labels, rows.held_out)
+        if step is None:  # interrupted while the features were extracted
+            weights = torch.ones(len(labels))
+        else:
+            weights = self._sample_weight(step, data)
+        self._set_weights(weights, labels, rows.held_out)
         self.history_ = net.history
         if not is_stream:
             self._n_fit_epochs = len(net.history)
@@ -470,13 +400,6 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         else:
             self.sample_weight_ = np.zeros(len(held_out))
             self.sample_weight_[~held_out] = weights
-
-
-def _draw_seed(random_state: Any) -> int:
-    """Return a seed; None takes one from the system, not from numpy's generator."""
-    if random_state is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
 @contextmanager

@@ -178,8 +178,9 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         check_real(self.meta_loss_weight, name="meta_loss_weight")
         self._new_reweighter(seed=0)
 
-    def _copy_learned(self) -> None:
-        super()._copy_learned()
+    def _begin_chunk(self) -> None:
+        super()._begin_chunk()
+        # So that an error leaves the one that learned from the chunks before.
         self._reweighter = copy.deepcopy(self._reweighter)
 
     def _new_reweighter(self, seed: int) -> Reweighter:
@@ -206,10 +207,15 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         if meta is None and self._needs_meta_rows():
             check_drawable(counts, self.classes_)
 
-    def _make_step(self, data: Stage2Data) -> Stage2Step:
-        if not (data.is_stream and hasattr(self, "_reweighter")):
-            self._reweighter = self._new_reweighter(data.seed)
+    def _make_components(self, seed: int, is_stream: bool) -> None:
+        if not (is_stream and hasattr(self, "_reweighter")):
+            self._reweighter = self._new_reweighter(seed)
         self._reweighter.reg = self.reg  # may have been set between two chunks
+        self.weights_ = self._reweighter.weights_
+        self.cost_ = self._reweighter.cost_
+        self.meta_set_ = self._reweighter.meta_set_
+
+    def _make_step(self, data: Stage2Data) -> Stage2Step:
         return _TransportStep(
             self._reweighter,
             data,
@@ -219,14 +225,9 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         )
 
     def _sample_weight(self, step: _TransportStep, data: Stage2Data) -> Tensor:
-        reweighter = step.reweighter
-        self.weights_ = reweighter.weights_
-        self.cost_ = reweighter.cost_
-        self.meta_set_ = reweighter.meta_set_
-        features = None
-        if "features" in reweighter.weights_.needs:
-            features = step.training_features()
-        return reweighter.sample_weight(features)
+        needs_features = "features" in self.weights_.needs
+        features = step.training_features() if needs_features else None
+        return self._reweighter.sample_weight(features)
 
 
 class _TransportStep(Stage2Step):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -49,6 +50,29 @@ def copy_net(net: NeuralNet) -> NeuralNet:
     known = _shared([net.callbacks_, net.callbacks]) | {id(net): copied}
     vars(copied).update(copy.deepcopy(vars(net), known))
     return copied
+
+
+@contextmanager
+def restored_on_error(net: NeuralNet) -> Iterator[None]:
+    """Give a net its parameters, its optimizer's state and its history back on errors.
+
+    What a chunk of a stream costs beside its training; a copy of the whole net would
+    cost more, and optimizers such as LBFGS cannot be copied.
+    """
+    parts = [part for part in vars(net).values() if _has_state(part)]
+    states = [copy.deepcopy(part.state_dict()) for part in parts]
+    epochs = list(net.history)
+    try:
+        yield
+    except BaseException:
+        for part, state in zip(parts, states, strict=True):
+            part.load_state_dict(state)
+        net.history[:] = epochs
+        raise
+
+
+def _has_state(part: Any) -> bool:
+    return hasattr(part, "load_state_dict") and not isinstance(part, type)
 
 
 def _shared(callbacks: Any) -> dict[int, Any]:

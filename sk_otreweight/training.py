@@ -74,11 +74,13 @@ class TrainingRun:
         self.train, self.valid = net.get_split_datasets(self.X, self.y)
         return self
 
-    def __exit__(self, kind: type | None, error: Any, trace: Any) -> None:
-        if kind is None:
+    def __exit__(self, kind: type | None, error: Any, trace: Any) -> bool:
+        is_interrupt = kind is KeyboardInterrupt  # between the stages
+        if kind is None or is_interrupt:
             history = self.net.history  # a checkpoint may load one that ends earlier
             self.net.notify("on_train_end", X=self.X, y=self.y)
             self._warn_of_lost_stage(history)
+        return is_interrupt
 
     def _warn_of_lost_stage(self, history: History) -> None:
         """Warn if the parameters that a checkpoint loaded are those of stage 1."""

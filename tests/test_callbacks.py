@@ -52,6 +52,7 @@ from skorch.dataset import ValidSplit
 from torch import nn
 
 from sk_otreweight.training import TrainingRun
+from sk_otreweight.weights import WEIGHTS
 
 SPLIT = ValidSplit(3, stratified=True)
 
@@ -954,13 +955,11 @@ class KeepsNet(Callback):
 def test_callbacks_of_a_copy_know_the_copy(few):
     X, y, meta = few
     clf = quick(FrozenEstimator(fitted_net(few, [KeepsNet()])), max_epochs=0)
-    copied = clf.fit(X, y, meta=meta).net_
-    later = clf.partial_fit(X, y).net_
-    assert later is not copied
-    for net in (copied, later):
-        keeper = dict(net.callbacks_)["KeepsNet"]
-        assert keeper.net_ is net
-        assert keeper.optimizer_ is net.optimizer_
+    net = clf.fit(X, y, meta=meta).net_
+    assert net is not clf.net.estimator
+    keeper = dict(net.callbacks_)["KeepsNet"]
+    assert keeper.net_ is net
+    assert keeper.optimizer_ is net.optimizer_
 
 
 # Ctrl-C
@@ -1057,6 +1056,33 @@ def test_interrupt_in_the_forward_pass(epoch, stage, finetune, few):
     check_interrupted(few, "forward", epoch, stage, finetune=finetune)
 
 
+class InterruptBetweenStages(Callback):
+    """Interrupts the first forward pass after an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, net, **kwargs):
+        def interrupt(module, args):
+            handle.remove()
+            raise KeyboardInterrupt
+
+        if len(net.history) == self.epoch:
+            handle = net.module_.register_forward_pre_hook(interrupt)
+
+
+@pytest.mark.parametrize("weights", STRATEGIES)
+def test_interrupt_between_the_stages(weights, few):
+    clf = fit(few, [InterruptBetweenStages(2)], (2, 3), weights=weights)
+    assert clf.history_[:, "stage"] == [1, 1]
+    assert (clf.sample_weight_ == 1).all()
+    assert isinstance(clf.weights_, WEIGHTS[weights])
+    stage_one = fit(few, [], (2, 0))
+    assert_same_state(state(clf.net_.module_), state(stage_one.net_.module_))
+    clf.partial_fit(*few[:2])
+    assert clf.history_[:, "stage"] == [1, 1, 2]
+
+
 def test_interrupt_at_the_end_of_an_epoch_is_a_stop(few):
     """It cannot be told from that of early stopping: the stage ends, complete."""
     clf = fit(few, [StopAt((1, 2))])
@@ -1085,16 +1111,3 @@ def test_history_has_the_same_columns_throughout(train_split, finetune, few, tmp
     columns = Counter(name for row in clf.history_ for name in row)
     assert {"stage", "event_cp", "event_lr", *WEIGHT_COLUMNS} <= columns.keys()
     assert set(columns.values()) == {5}
-
-
-# The documentation
-
-
-def test_code_of_the_documentation_runs(monkeypatch, tmp_path):
-    text = (Path(__file__).parent.parent / "docs" / "callbacks.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert blocks
-    names = {}
-    for block in blocks:
-        exec(block, names)

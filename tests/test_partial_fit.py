@@ -229,3 +229,21 @@ def test_transport_is_solved_on_the_gpu(solver, digits, monkeypatch):
     clf.fit(digits.X, digits.y, meta=digits.meta)
     clf.partial_fit(digits.X[:60], digits.y[:60])
     assert devices == {"cuda"}
+
+
+def test_lbfgs_goes_on_and_is_restored_after_an_error(few):
+    """Its optimizer cannot be copied."""
+    X, y, meta = few
+    net = small_net(optimizer=torch.optim.LBFGS, lr=0.01, batch_size=-1, max_epochs=2)
+    clf = quick(net).fit(X, y, meta=meta)
+    before = clf.predict_proba(X)
+    clf.partial_fit(X, y)
+    after = clf.predict_proba(X)
+    assert not np.array_equal(before, after)
+    history = list(clf.history_)
+    with pytest.raises(ValueError, match="labels that are unknown"):
+        clf.partial_fit(X, y + 100)
+    np.testing.assert_array_equal(clf.predict_proba(X), after)
+    assert list(clf.history_) == history
+    clf.partial_fit(X, y)
+    assert not np.array_equal(clf.predict_proba(X), after)

@@ -344,9 +344,11 @@ NAMES = {"size": ROWS[:, 0], "town": ["x", "y", "x", "y"]}
 def test_bad_input(X, y, params, message):
     with pytest.raises((TypeError, ValueError), match=message):
         compute_ot_sample_weight(X, y, **params)
-    meta = {"X_meta", "y_meta"} & params.keys()
-    fit_params = {name: params[name] for name in meta}
-    params = {name: value for name, value in params.items() if name not in meta}
+    # As tuples, because as many meta rows as rows would give a warning.
+    fit_params = {
+        name: (params[name],) for name in ("X_meta", "y_meta") if name in params
+    }
+    params = {name: params[name] for name in params.keys() - fit_params.keys()}
     clf = OTReweightedEstimator(LogisticRegression(), **params)
     with pytest.raises((TypeError, ValueError)):
         clf.fit(X, y, **fit_params)

@@ -13,6 +13,7 @@ from sk_otreweight._validation.inputs import (
     map_arrays,
 )
 from sk_otreweight._validation.labels import (
+    check_comparable,
     check_labels,
     check_n_labels,
     check_same_classes,
@@ -21,14 +22,15 @@ from sk_otreweight._validation.labels import (
 )
 from sk_otreweight._validation.meta import (
     MetaData,
+    check_can_average,
     check_drawable,
     check_meta_arguments,
-    check_meta_arrays,
     check_meta_columns,
     check_meta_inputs,
     check_meta_labels,
     check_meta_mask,
     warn_missing_meta_classes,
+    warn_other_steps,
 )
 from sk_otreweight._validation.nets import (
     check_criterion,
@@ -59,9 +61,11 @@ from sk_otreweight._validation.warning import (
 
 __all__ = [
     "MetaData",
+    "check_can_average",
     "check_cast",
     "check_choice",
     "check_columns",
+    "check_comparable",
     "check_cost_matrix",
     "check_count",
     "check_criterion",
@@ -75,7 +79,6 @@ __all__ = [
     "check_labels",
     "check_losses",
     "check_meta_arguments",
-    "check_meta_arrays",
     "check_meta_columns",
     "check_meta_inputs",
     "check_meta_labels",
@@ -99,5 +102,6 @@ __all__ = [
     "warn_lost_stage",
     "warn_missing_meta_classes",
     "warn_narrow_features",
+    "warn_other_steps",
     "warn_user",
 ]

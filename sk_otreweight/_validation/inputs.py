@@ -59,6 +59,11 @@ def check_tensor(x: Tensor, *, name: str) -> Tensor:
         raise TypeError(f"{name} is a sparse tensor: pass {name}.to_dense() instead.")
     if x.is_complex():
         raise ValueError(f"Complex data not supported: {name} has dtype {x.dtype}.")
+    if x.ndim == 1 and name == "X":
+        raise ValueError(
+            f"Expected one row per sample, got X of shape {tuple(x.shape)}: use "
+            "X.reshape(-1, 1) for a single feature, X.reshape(1, -1) for a single row."
+        )
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"Found 0 samples in {name}, of shape {tuple(x.shape)}.")
     x = x.detach()

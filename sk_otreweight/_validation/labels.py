@@ -19,23 +19,16 @@ def encode_labels(y: np.ndarray, classes: np.ndarray, *, name: str) -> np.ndarra
     try:
         unseen = np.setdiff1d(y, classes)
     except TypeError as error:  # labels that cannot be sorted, such as None
-        kinds = sorted({type(label).__name__ for label in np.asarray(y).tolist()})
         raise ValueError(
-            f"{name} holds labels of the types {kinds}, which cannot be compared with "
-            f"the classes of y, {classes[:10].tolist()}. Give one class label per row."
+            f"{name} holds labels of the types {_types(y)}, which cannot be compared "
+            f"with the classes of y, {classes[:10].tolist()}. Give one class label per "
+            "row."
         ) from error
     if unseen.size:
-        same_kind = unseen.dtype.kind in "iufb" and classes.dtype.kind in "iufb"
-        remedy = (
-            "Remove these rows, or add training rows of these classes."
-            if same_kind or unseen.dtype.kind == classes.dtype.kind
-            else "The labels are of another type than those of y: a meta-estimator "
-            "(bagging, voting, stacking) may have encoded y. Encode the meta labels "
-            "likewise."
-        )
         raise ValueError(
             f"{name} holds labels that are unknown: {unseen[:10].tolist()}; the "
-            f"classes of y are {classes[:10].tolist()}. {remedy}"
+            f"classes of y are {classes[:10].tolist()}. "
+            + _remedy(unseen, classes, is_meta=name != "y")
         )
     return np.searchsorted(classes, y).astype(np.int64)
 
@@ -45,7 +38,25 @@ def check_labels(y: Any) -> np.ndarray:
     if y is None:
         raise ValueError("y=None: give one class label per row.")
     y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+    check_comparable(y)
     return column_or_1d(y, warn=True)
+
+
+def check_comparable(y: np.ndarray) -> None:
+    """Raise if labels cannot be sorted, such as strings and None."""
+    if y.dtype != object:
+        return
+    try:
+        np.unique(y)
+    except TypeError as error:
+        raise ValueError(
+            f"y holds labels of the types {_types(y)}, which cannot be compared with "
+            "each other. Give one class label per row, all of one type."
+        ) from error
+
+
+def _types(y: Any) -> list[str]:
+    return sorted({type(label).__name__ for label in np.asarray(y).tolist()})
 
 
 def check_n_labels(y: np.ndarray, *, n_rows: int) -> None:
@@ -72,3 +83,23 @@ def check_same_classes(given: np.ndarray, classes: np.ndarray) -> None:
             f"classes={given.tolist()} are not those of the first call of partial_fit "
             f"or fit, {classes.tolist()}. Leave classes out, or call fit to start anew."
         )
+
+
+def _remedy(unseen: np.ndarray, classes: np.ndarray, *, is_meta: bool) -> str:
+    """Return what to do about labels that are not among the classes of y."""
+    are_numbers = unseen.dtype.kind in "iufb" and classes.dtype.kind in "iufb"
+    same_kind = are_numbers or unseen.dtype.kind == classes.dtype.kind
+    if same_kind:
+        remedy = "Remove these rows, or add training rows of these classes."
+    else:
+        remedy = "The labels are of another type than those of y."
+    may_be_encoded = classes.tolist() == list(range(len(classes)))
+    if is_meta and (may_be_encoded or not same_kind):
+        remedy += (
+            " If bagging or voting encoded y as 0, 1, ..., which leaves the meta "
+            "labels as they are: encode both before by one LabelEncoder, or pass "
+            "meta_mask=, or leave the meta data out. OneVsRestClassifier makes two "
+            "classes of y: pass meta_mask= there, or none. StackingClassifier takes no "
+            "meta data: pass none, or stack fitted classifiers with cv='prefit'."
+        )
+    return remedy

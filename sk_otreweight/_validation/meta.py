@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,11 @@ from torch.utils.data import Dataset
 
 from sk_otreweight._validation.inputs import check_inputs, map_arrays
 from sk_otreweight._validation.warning import warn_user
+
+# What is compared to see whether X_meta passed the same steps as X.
+_ROWS, _COLUMNS = 2000, 1000
+_FEWEST_ROWS = 10
+_FAR = 5.0
 
 
 class MetaData(NamedTuple):
@@ -28,9 +34,24 @@ class MetaData(NamedTuple):
 
 
 def check_meta_arguments(
-    meta: Any, X_meta: Any, y_meta: Any, meta_mask: Any, *, n_rows: int
+    meta: Any,
+    X_meta: Any,
+    y_meta: Any,
+    meta_mask: Any,
+    *,
+    n_rows: int,
+    in_folds: bool = False,
 ) -> tuple[Any, Any] | None:
     """Find out in which form meta data was given, and whether it was one form only.
+
+    Parameters
+    ----------
+    meta, X_meta, y_meta, meta_mask : object
+        As they were given.
+    n_rows : int
+        Rows of X.
+    in_folds : bool, default=False
+        Whether cross-validation may have handed over a part of the rows.
 
     Returns
     -------
@@ -50,6 +71,8 @@ def check_meta_arguments(
         if X_meta is None or y_meta is None:
             missing = "X_meta" if X_meta is None else "y_meta"
             raise ValueError(f"{missing} is missing: X_meta and y_meta go together.")
+        if in_folds:
+            _warn_indexed(X_meta=X_meta, y_meta=y_meta, n_rows=n_rows)
         return _unpack_single(X_meta), _unpack_single(y_meta)
     if meta is None:
         return None
@@ -91,15 +114,9 @@ def check_meta_mask(meta_mask: Any, *, n_rows: int) -> np.ndarray:
     return mask
 
 
-def check_meta_arrays(X_meta: Any, y_meta: Any, *, dtype: Any) -> tuple[Any, Any]:
-    """Return meta inputs and labels as finite arrays of the same length."""
-    X_meta = check_meta_inputs(X_meta)
-    return X_meta, check_meta_labels(y_meta, n_rows=len(X_meta))
-
-
 def check_meta_inputs(X_meta: Any) -> Any:
     """Return meta inputs as finite arrays that torch can share."""
-    if hasattr(X_meta, "__len__") and len(X_meta) == 0:
+    if _length(X_meta) == 0:
         raise ValueError(
             "Found 0 samples in X_meta: give some rows of each class, or leave the "
             "meta data out to have it drawn from the training rows."
@@ -128,17 +145,56 @@ def check_meta_labels(y_meta: Any, *, n_rows: int) -> np.ndarray:
     return y_meta
 
 
-def check_meta_columns(X_meta: Any, names: np.ndarray | None) -> None:
-    """Raise if a meta frame has other columns than the frame X, or another order."""
+def check_meta_columns(X_meta: Any, names: np.ndarray | None) -> bool:
+    """Raise if a meta frame has other columns than the frame X, or another order.
+
+    Returns
+    -------
+    lost_names : bool
+        Whether the meta frame has names and X, with `names` None, has not.
+    """
     columns = getattr(X_meta, "columns", None)
-    if columns is None or names is None:
-        return
+    if columns is None:
+        return False
+    if names is None:
+        return all(isinstance(column, str) for column in columns)
     if list(columns) != list(names):
         raise ValueError(
             f"The columns of X_meta, {list(columns)[:5]}..., are not the columns of X, "
             f"{list(names)[:5]}..., in the same order. Select them by "
             "X_meta[X.columns]."
         )
+    return False
+
+
+def warn_other_steps(X_meta: Any, X: Any, *, lost_names: bool) -> None:
+    """Warn if X seems to have passed steps that the meta rows have not.
+
+    Parameters
+    ----------
+    X_meta, X : array-like of shape (n_meta, n_features) and (n_samples, n_features)
+        Other inputs, such as images and dicts, are not compared.
+    lost_names : bool
+        Whether the meta rows have column names and X has none.
+    """
+    if lost_names:
+        sign = (
+            "X_meta has column names and X has none (if no step made an array of X, "
+            "pass X_meta.to_numpy())"
+        )
+    elif (distance := _distance(X_meta, X)) > _FAR:
+        sign = (
+            f"in a quarter of the columns the mean of X_meta is {distance:.3g} "
+            "standard deviations of X or more away from the mean of X"
+        )
+    else:
+        return
+    warn_user(
+        f"X seems to have passed steps that the meta rows have not: {sign}. A pipeline "
+        "transforms X only. Pass X_meta= and y_meta= through "
+        'Pipeline(steps, transform_input=["X_meta"]), or mark rows of X by meta_mask=, '
+        "or leave the meta data out to have it drawn from X."
+    )
 
 
 def warn_missing_meta_classes(present: np.ndarray, classes: np.ndarray) -> None:
@@ -168,3 +224,67 @@ def check_drawable(counts: np.ndarray, classes: np.ndarray) -> None:
 def _unpack_single(value: Any) -> Any:
     """Unpack a one-element tuple, the form that cross-validation never indexes."""
     return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
+def check_can_average(X: Any) -> None:
+    """Raise unless meta inputs are a tensor of numbers whose mean makes sense."""
+    if isinstance(X, Tensor) and X.is_floating_point():
+        return
+    kind = (
+        f"a tensor of {X.dtype}" if isinstance(X, Tensor) else f"a {type(X).__name__}"
+    )
+    raise ValueError(
+        f"PrototypeMetaSet(space='input') averages the inputs of each class, which are "
+        f"{kind}: the mean of tokens, or of several inputs, is none. Use "
+        "space='feature'."
+    )
+
+
+def _warn_indexed(*, n_rows: int, **given: Any) -> None:
+    """Warn of arrays that cross-validation takes for one value per row of X."""
+    names = [
+        name
+        for name, value in given.items()
+        if not isinstance(value, (tuple, Dataset)) and _length(value) == n_rows
+    ]
+    if names:
+        warn_user(
+            f"{' and '.join(names)}: {n_rows} entries, as many as X has rows here. "
+            "Within cross-validation or a search scikit-learn may have taken them for "
+            "one value per row of X, and picked only those at the positions of the "
+            "training rows. Pass meta=(X_meta, y_meta), or one-element tuples, "
+            "X_meta=(X_meta,) and y_meta=(y_meta,), which are never picked from."
+        )
+
+
+def _length(value: Any) -> int | None:
+    """Return the number of rows, or None if there are no rows."""
+    if hasattr(value, "shape"):
+        return value.shape[0] if value.shape else None
+    return len(value) if hasattr(value, "__len__") else None
+
+
+def _distance(X_meta: Any, X: Any) -> float:
+    """Return how far the means are apart, in standard deviations of X.
+
+    The upper quartile over the columns that vary: raw columns around 0 look as if they
+    were scaled, and a rare class may have single columns far from the others'.
+    """
+    if isinstance(X, (Mapping, Dataset)) or isinstance(X_meta, Dataset):
+        return 0.0
+    if X.ndim != 2 or len(X) < _FEWEST_ROWS:
+        return 0.0
+    columns = slice(None, None, X.shape[1] // _COLUMNS + 1)
+    X = _as_floats(X[:: len(X) // _ROWS + 1, columns])
+    X_meta = _as_floats(X_meta[:, columns])
+    varies = X.min(axis=0) < X.max(axis=0)
+    if not varies.any():
+        return 0.0
+    X, X_meta = X[:, varies], X_meta[:, varies]
+    with np.errstate(over="ignore", invalid="ignore"):
+        shifts = np.abs(X_meta.mean(axis=0) - X.mean(axis=0)) / X.std(axis=0)
+    return float(np.quantile(shifts, 0.75))
+
+
+def _as_floats(x: np.ndarray | Tensor) -> np.ndarray:
+    return x.cpu().double().numpy() if isinstance(x, Tensor) else x.astype(np.float64)

@@ -178,7 +178,9 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             fit_params = process_routing(self, "fit", **fit_params).estimator.fit
         validate_data(self, X, y, skip_check_array=True)
         y = check_row_labels(X, y)
-        pair = check_meta_arguments(meta, X_meta, y_meta, meta_mask, n_rows=len(y))
+        pair = check_meta_arguments(
+            meta, X_meta, y_meta, meta_mask, n_rows=len(y), in_folds=True
+        )
         is_trained_on = np.ones(len(y), dtype=bool)
         if meta_mask is not None:
             held_out = check_meta_mask(meta_mask, n_rows=len(y))

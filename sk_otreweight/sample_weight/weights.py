@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from sklearn.utils import check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_random_state
 from torch import Tensor
 
 from sk_otreweight._validation import (
@@ -20,6 +19,7 @@ from sk_otreweight._validation import (
     warn_missing_meta_classes,
 )
 from sk_otreweight.meta_sets import draw_rows
+from sk_otreweight.randomness import draw_seed
 from sk_otreweight.reweighter import Reweighter
 from sk_otreweight.sample_weight.columns import StandardisedColumns
 
@@ -102,10 +102,7 @@ def compute_ot_sample_weight(
 
 def new_reweighter(cost: Any, meta_set: Any, reg: float, state: Any) -> Reweighter:
     """Return a reweighter that solves the closed form, with a seed of its own."""
-    if state is None:  # not from numpy's global generator
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
-    else:
-        seed = int(check_random_state(state).randint(np.iinfo(np.int32).max))
+    seed = draw_seed(state)
     return Reweighter(cost, "semirelaxed", meta_set, reg=reg, random_state=seed)
 
 

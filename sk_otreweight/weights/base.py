@@ -1,0 +1,120 @@
+"""What a weight strategy is: it knows nothing of transport."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """Training rows of a batch, or all of them.
+
+    Attributes
+    ----------
+    features : Tensor of shape (n, d) or None
+        None if the strategy does not need them.
+    start : Tensor of shape (n,)
+        Weight that each row starts with; mean 1 over the training set.
+    index : Tensor of shape (n,) or None
+        Row numbers in the training set.
+    """
+
+    features: Tensor | None
+    start: Tensor
+    index: Tensor | None
+
+
+class WeightStrategy(BaseEstimator, ABC):
+    """Base of the weight strategies.
+
+    A subclass declares in `needs` what it must be given: ``"features"`` of each batch,
+    the ``"index"`` of each batch's rows, or the ``"training_set"`` as a whole, in
+    which case `solve` replaces the steps. `per_batch` says that weights mean something
+    within a batch only, so that they are scaled to mean 1 there.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    per_batch: ClassVar[bool] = False
+
+    def check_parameters(self) -> None:  # noqa: B027 - optional hook
+        """Raise on parameters that are not valid; called before any training."""
+
+    def start(self, rows: Rows, seed: int) -> None:  # noqa: B027 - optional hook
+        """Begin with a training set; called once, before the first batch."""
+
+    def begin_batch(self, rows: Rows) -> int:
+        """Prepare for a batch and return how many steps it gets."""
+        return 1
+
+    def learned_state(self) -> dict[str, Any]:
+        """Return what was learned as numbers and tensors, for a file."""
+        params = self.get_params(deep=False)
+        return {name: x for name, x in vars(self).items() if name not in params}
+
+    def restore_state(
+        self, state: dict[str, Any], device: torch.device | str | None = None
+    ) -> None:
+        """Take up what `learned_state` returned, on another device if one is given."""
+        vars(self).update(state)
+
+    @abstractmethod
+    def log_weights(self, rows: Rows) -> Tensor:
+        """Return the logarithm of the weights (n,), up to a constant if `per_batch`."""
+
+    def step(self, rows: Rows, grad: Tensor) -> None:
+        """Move the weights of a batch.
+
+        Parameters
+        ----------
+        rows : Rows
+            The batch.
+        grad : Tensor of shape (n,)
+            Gradient of the loss with respect to `probabilities` of the batch.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is solved, not stepped.")
+
+    def solve(
+        self, cost: Callable[[slice], Tensor], mass: Tensor, reg: float, n_rows: int
+    ) -> Tensor:
+        """Find the weights of the whole training set at once.
+
+        Parameters
+        ----------
+        cost : callable
+            Returns the cost (n_slice, m) of a slice of the rows.
+        mass : Tensor of shape (m,)
+            Mass of the points of Q.
+        reg : float
+            Weight of the entropy.
+        n_rows : int
+            Rows of the training set.
+
+        Returns
+        -------
+        cost : Tensor, scalar
+            Transport cost ``<C, T>`` that is left.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is stepped, not solved.")
+
+    def probabilities(self, rows: Rows) -> Tensor:
+        """Return the probability of each row within the batch (n,), Eq. 4."""
+        return torch.softmax(self.log_weights(rows), 0)
+
+    def loss_weights(self, rows: Rows) -> Tensor:
+        """Return the factors of the losses of a batch (n,).
+
+        Of mean 1 over the training set or, if `per_batch`, over the batch.
+        """
+        if self.per_batch:
+            return len(rows.start) * self.probabilities(rows)
+        return self.log_weights(rows).exp()
+
+
+def finite_log(weights: Tensor) -> Tensor:
+    """Return a finite logarithm, also of weights that are zero."""
+    return weights.clamp(min=torch.finfo(weights.dtype).tiny).log()

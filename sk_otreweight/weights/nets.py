@@ -1,0 +1,204 @@
+"""Weights that a small net reads off the features."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sk_otreweight._validation import check_count, check_real
+from sk_otreweight.randomness import seeded
+from sk_otreweight.weights.base import Rows, WeightStrategy
+
+
+class _NetStrategy(WeightStrategy):
+    """Weights that a small net reads off the features; subclasses build the net."""
+
+    needs = frozenset({"features"})
+    per_batch = True
+
+    lr: float
+    optimizer: type[torch.optim.Optimizer]
+
+    @abstractmethod
+    def _build(self, n_features: int) -> nn.Module:
+        """Return a module that maps features (n, d) to scores (n,)."""
+
+    def check_parameters(self) -> None:
+        """Raise on parameters that are not valid; called before any training."""
+        check_real(self.lr, name="lr")
+        if "hidden" in self.get_params(deep=False):
+            check_count(self.hidden, name="hidden")
+
+    def start(self, rows: Rows, seed: int) -> None:
+        """Initialise the net, unless it has been (in a stream it goes on learning)."""
+        self.check_parameters()
+        if hasattr(self, "module_"):
+            return
+        device = rows.features.device
+        self.n_features_ = rows.features.shape[1]
+        with seeded(seed, device):
+            module = self._build(self.n_features_)
+        self.module_ = module.to(device=device, dtype=rows.features.dtype)
+        with torch.no_grad():
+            self._scores(rows.features[:2])  # materialises lazy layers
+        self.optimizer_ = self.optimizer(self.module_.parameters(), lr=self.lr)
+
+    def learned_state(self) -> dict[str, Any]:
+        """Return what was learned, the net and its optimizer as their states."""
+        state = super().learned_state()
+        nets = {"module_", "optimizer_"} & state.keys()
+        return state | {name: dict(state[name].state_dict()) for name in nets}
+
+    def restore_state(
+        self, state: dict[str, Any], device: torch.device | str | None = None
+    ) -> None:
+        """Build the net and its optimizer again and give them their states."""
+        super().restore_state(state)
+        if "module_" not in state:
+            return
+        like = next(x for x in state["module_"].values() if x.is_floating_point())
+        module = self._build(self.n_features_)
+        self.module_ = module.to(device or like.device, like.dtype)
+        self.module_.load_state_dict(state["module_"])
+        self.optimizer_ = self.optimizer(self.module_.parameters(), lr=self.lr)
+        self.optimizer_.load_state_dict(state["optimizer_"])
+
+    def _scores(self, features: Tensor) -> Tensor:
+        scores = self.module_(features)
+        if scores.numel() != len(features):
+            raise ValueError(
+                f"The weight net returned shape {tuple(scores.shape)} for features of "
+                f"shape {tuple(features.shape)}: it must return one score per row."
+            )
+        return scores.reshape(len(features))
+
+    def log_weights(self, rows: Rows) -> Tensor:
+        """Return the net's scores, on top of the start weights."""
+        return self._scores(rows.features) + rows.start.log()
+
+    def step(self, rows: Rows, grad: Tensor) -> None:
+        """Take one optimizer step on the net's parameters."""
+        self.optimizer_.zero_grad()
+        probabilities = self.probabilities(rows)
+        probabilities.backward(grad.to(probabilities.dtype))
+        self.optimizer_.step()
+
+
+class WeightNet(_NetStrategy):
+    """A net of one hidden layer, ``s = w_att tanh(W z)`` (Eq. 11, Algorithm 2).
+
+    Parameters
+    ----------
+    lr : float, default=0.1
+        Step size beta.
+    hidden : int, default=100
+        Hidden units A.
+    optimizer : Optimizer class, default=torch.optim.SGD
+        The paper uses plain stochastic gradient descent.
+    """
+
+    def __init__(
+        self,
+        lr: float = 0.1,
+        hidden: int = 100,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.SGD,
+    ):
+        self.lr = lr
+        self.hidden = hidden
+        self.optimizer = optimizer
+
+    def _build(self, n_features: int) -> nn.Module:
+        # The paper omits the biases (below Eq. 11).
+        return nn.Sequential(
+            nn.Linear(n_features, self.hidden, bias=False),
+            nn.Tanh(),
+            nn.Linear(self.hidden, 1, bias=False),
+        )
+
+
+class AttentionWeightNet(_NetStrategy):
+    """A self-attention score, ``s_i = <W1 z_i, W2 z_i> / sqrt(d_l)`` (Eq. 13, table 8).
+
+    Table 8 lists the whole product of the two encodings, (batch, batch); Eq. 13 reads
+    its diagonal, one score per row, and so does this class.
+
+    Parameters
+    ----------
+    lr : float, default=0.04
+        Step size beta, the paper's (table 10).
+    hidden : int, default=128
+        Width d_l of the two encodings, the paper's.
+    optimizer : Optimizer class, default=torch.optim.SGD
+        The paper uses plain stochastic gradient descent.
+    """
+
+    def __init__(
+        self,
+        lr: float = 0.04,
+        hidden: int = 128,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.SGD,
+    ):
+        self.lr = lr
+        self.hidden = hidden
+        self.optimizer = optimizer
+
+    def _build(self, n_features: int) -> nn.Module:
+        return _AttentionScore(n_features, self.hidden)
+
+
+class _AttentionScore(nn.Module):
+    """Dot product of two linear encodings of the same row."""
+
+    def __init__(self, n_features: int, hidden: int):
+        super().__init__()
+        self.query = nn.Linear(n_features, hidden)
+        self.key = nn.Linear(n_features, hidden)
+
+    def forward(self, features: Tensor) -> Tensor:
+        products = (self.query(features) * self.key(features)).sum(1)
+        return products / self.query.out_features**0.5
+
+
+class ModuleWeights(_NetStrategy):
+    """Weights by a net of your own.
+
+    Parameters
+    ----------
+    module : nn.Module class or callable
+        Called with the number of features, or with nothing if it takes no argument;
+        returns a module that maps features (n, d) to scores (n,) or (n, 1).
+    lr : float, default=0.1
+        Step size beta.
+    optimizer : Optimizer class, default=torch.optim.SGD
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sk_otreweight import ModuleWeights
+    >>> weights = ModuleWeights(lambda n_features: nn.Linear(n_features, 1))
+    """
+
+    def __init__(
+        self,
+        module: Callable[..., nn.Module],
+        lr: float = 0.1,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.SGD,
+    ):
+        self.module = module
+        self.lr = lr
+        self.optimizer = optimizer
+
+    def _build(self, n_features: int) -> nn.Module:
+        wanted = [
+            parameter
+            for parameter in inspect.signature(self.module).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind
+            in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+        return self.module(n_features) if wanted else self.module()
