@@ -25,6 +25,7 @@ def read_readme():
 
 
 PLOT = ["matplotlib>=3.8"]
+EXAMPLES = [*PLOT, "cleanlab>=2.6"]
 
 setup(
     name="sk-otreweight",
@@ -67,8 +68,9 @@ setup(
     ],
     extras_require={
         "plot": PLOT,
+        "examples": EXAMPLES,
         "test": [
-            *PLOT,
+            *EXAMPLES,
             "hypothesis>=6.100",
             "imbalanced-learn>=0.12",
             "pandas>=2.1",

@@ -403,6 +403,7 @@ def test_few_rows_are_suspicious_if_no_label_is_wrong(load):
     assert np.mean(noise.score > 0.5) > 0.4
 
 
+@pytest.mark.slow
 def test_the_example_shows_how_well_wrong_labels_are_found():
     text = run("examples/plot_label_audit.py")
     auc, lowest, precision = numbers("optimal transport", text)

@@ -25,7 +25,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_validat
 from sklearn.naive_bayes import BernoulliNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import compute_sample_weight, get_tags
@@ -356,6 +356,21 @@ def test_bad_input(X, y, params, message):
         clf.predict(ROWS)
 
 
+def test_meta_rows_that_were_not_scaled(wine):
+    clf = make_pipeline(StandardScaler(), OTReweightedEstimator(LogisticRegression()))
+    meta = {"otreweightedestimator__meta": (wine.X_meta, wine.y_meta)}
+    with pytest.warns(UserWarning, match="steps that the meta rows have not"):
+        clf.fit(wine.X, wine.y, **meta)
+
+
+def test_as_many_meta_rows_as_rows(wine):
+    n = len(wine.y_meta)
+    clf = OTReweightedEstimator(Recorder())
+    meta = {"X_meta": wine.X_meta, "y_meta": wine.y_meta}
+    with pytest.warns(UserWarning, match=f"X_meta and y_meta: {n} entries, as many as"):
+        clf.fit(np.concatenate([wine.X_meta[1:], wine.X[:1]]), wine.y[-n:], **meta)
+
+
 def test_class_without_meta_rows(wine):
     some = wine.y_meta > 0
     with pytest.warns(UserWarning, match=r"No meta row is of class \[0\]"):
@@ -640,7 +655,7 @@ def test_routing_to_the_classifier(wine):
     with config_context(enable_metadata_routing=True):
         clf = OTReweightedEstimator(Recorder().set_fit_request(note=True))
         clf.set_fit_request(meta=True)
-        pipeline = make_pipeline(StandardScaler(), clf)
+        pipeline = make_pipeline(FunctionTransformer(), clf)
         pipeline.fit(wine.X, wine.y, note="kept", meta=wine.meta)
         assert pipeline[-1].estimator_.given_[2] == "kept"
         with pytest.raises(TypeError, match="nonsense"):
@@ -661,7 +676,8 @@ def test_pipeline_that_scales_the_meta_rows(wine):
     weights = compute_ot_sample_weight(wine.X, wine.y, **wine.given)
     assert_same_weights(pipeline["clf"].sample_weight_, weights, rtol=1e-4)
     wrong = OTReweightedEstimator(Recorder())
-    wrong.fit(scaler.transform(wine.X), wine.y, **wine.given)
+    with pytest.warns(UserWarning, match="steps that the meta rows have not"):
+        wrong.fit(scaler.transform(wine.X), wine.y, **wine.given)
     assert np.abs(wrong.sample_weight_ - weights).max() > 0.1
 
 
@@ -688,6 +704,7 @@ def test_xgboost(wine):
 # The example
 
 
+@pytest.mark.slow
 def test_example_shows_who_wins():
     text = run("examples/plot_any_classifier.py")
     for name in "boosted trees", "logistic regression":

@@ -17,6 +17,7 @@ from sk_otreweight._validation import (
     check_meta_labels,
     encode_labels,
     warn_missing_meta_classes,
+    warn_other_steps,
 )
 from sk_otreweight.meta_sets import draw_rows
 from sk_otreweight.randomness import draw_seed
@@ -132,6 +133,7 @@ def row_weights(
             meta_features, meta_labels = features[rows], labels[rows]
         else:
             meta_features = columns.transform(meta[0])
+            warn_other_steps(meta_features, features, lost_names=False)
         meta_points = reweighter.meta_set_.inputs(meta_features, meta_labels)
         meta_features, meta_labels = meta_points
     reweighter.set_meta(meta_labels, meta_features)
