@@ -22,9 +22,11 @@ test test-slow: export SCIPY_ARRAY_API := 1
 demo: $(STAMP)  ## Long-tailed digits: plain training against re-weighted training
 	$(PY) examples/plot_quickstart.py
 
+# That every message was reached is checked after a run of all tests only.
 test: $(STAMP)  ## Tests, doctests and coverage; PYTEST_ARGS="--no-cov tests/test_x.py"
 	$(PY) -m pytest -n auto --cov=sk_otreweight \
 		--cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	$(if $(strip $(PYTEST_ARGS)),,$(PY) docs/generate_messages.py --reached .coverage)
 
 test-slow: $(STAMP)  ## Only the tests marked slow
 	$(PY) -m pytest -n auto -m slow $(PYTEST_ARGS)
@@ -55,5 +57,5 @@ $(STAMP): setup.py constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install torch -c constraints.txt
-	$(PY) -m pip install -e ".[test,plot]" -c constraints.txt
+	$(PY) -m pip install -e ".[test]" -c constraints.txt
 	touch $(STAMP)

@@ -293,6 +293,14 @@ def test_missing_value_in_object_labels(data):
     assert_fails_unfitted(quick(), X, series, "NaN")
 
 
+def test_labels_of_several_types(data):
+    X, y, _ = data
+    mixed = y.astype(str).astype(object)
+    mixed[3] = 4
+    parts = ["['int', 'str']", "cannot be compared", "all of one type"]
+    assert_fails_unfitted(quick(), X, mixed, *parts)
+
+
 def test_empty_meta(data):
     X, y, (X_meta, y_meta) = data
     assert_fails_unfitted(

@@ -18,6 +18,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_validat
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sk_otreweight import CombinedCost, PrototypeMetaSet, SinkhornSolver, WeightVector
+
 
 def test_grid_search(digits):
     grid = {"reg": [0.01, 0.1, 1.0], "cost": ["label", "combined"]}
@@ -34,6 +36,36 @@ def test_grid_search_over_parameters_of_the_net(digits):
     search = GridSearchCV(quick(max_epochs=3), grid, cv=3, scoring="balanced_accuracy")
     search.fit(digits.X, digits.y, meta=digits.meta)
     assert search.best_params_["net__lr"] == 0.02
+
+
+def test_grid_search_over_parameters_of_the_components(digits):
+    clf = quick(
+        cost=CombinedCost(),
+        weights=WeightVector(),
+        meta_set=PrototypeMetaSet(),
+        solver=SinkhornSolver(),
+    )
+    grid = {
+        "cost__mix": [0.3],
+        "weights__lr": [0.0, 2.0],
+        "meta_set__per_class": [3],
+        "solver__max_iter": [150],
+        "net__lr": [0.02],
+        "net__module__hidden": [8],
+    }
+    search = GridSearchCV(clf, grid, cv=2, scoring=weights_moved, n_jobs=2)
+    best = search.fit(digits.X, digits.y, meta=digits.meta).best_estimator_
+    assert search.best_params_["weights__lr"] == 2.0
+    assert best.cost_.mix == 0.3
+    assert best.meta_set_.per_class == 3
+    assert best.weights_.lr == 2.0
+    assert best.net_.lr == 0.02
+    assert best.net_.module_.head.in_features == 8
+    assert search.cv_results_["mean_test_score"][0] == 0  # with a step size of 0
+
+
+def weights_moved(clf, X, y):
+    return clf.history_[-1, "weights_kl"]
 
 
 def test_cross_validate(digits):

@@ -109,8 +109,7 @@ def _read_header(file: BinaryIO, path: Path) -> dict[str, Any]:
     try:
         text = file.read(size if size <= _MAX_HEADER else 0)
         header = json.loads(json.loads(text)["__metadata__"][_KEY])
-        if not isinstance(header["sha256"], str) or len(header["sha256"]) != 64:
-            raise ValueError("no checksum")
+        bytes.fromhex(header["sha256"])
         return header
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
