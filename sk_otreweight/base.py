@@ -112,11 +112,13 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-            Training inputs; more than two dimensions need a net that takes them.
+        X : array-like, Tensor, dict of these or Dataset of length n_samples
+            Training inputs, (n_samples, n_features) or of more dimensions if the net
+            takes them. Tensors stay on their device. A dict holds the arguments of the
+            module's forward. The items of a Dataset are pairs (inputs, label).
         y : array-like of shape (n_samples,)
-            Class labels of any type.
-        meta : tuple (X_meta, y_meta), default=None
+            Class labels of any type. None reads them off the items of a Dataset.
+        meta : tuple (X_meta, y_meta) or Dataset, default=None
             A small balanced set of trusted rows, apart from the training rows. With
             none, it is drawn from the training rows, balanced, anew in every epoch
             (appendix E).
@@ -170,7 +172,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : array-like of shape (n_chunk, n_features) or (n_chunk, ...)
+        X : array-like, Tensor, dict of these or Dataset of length n_chunk
         y : array-like of shape (n_chunk,)
         classes : array-like of shape (n_classes,), default=None
             All classes of the stream; needed at the first call.
@@ -215,7 +217,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        X : array-like, Tensor, dict of these or Dataset of length n_samples
 
         Returns
         -------
@@ -233,7 +235,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        X : array-like, Tensor, dict of these or Dataset of length n_samples
 
         Returns
         -------
@@ -251,7 +253,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        X : array-like, Tensor, dict of these or Dataset of length n_samples
             The training rows, or others.
         y : array-like of shape (n_samples,)
             Their labels, some of which may be wrong.
@@ -316,24 +318,13 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         is_stream: bool = False,
     ) -> None:
         """Run both stages, or a pass of the second over a chunk of a stream."""
-        net, head = self.net_, self._head
-        labels = encode_labels(rows.y, self.classes_, name="y")
-        counts = np.bincount(labels, minlength=len(self.classes_))
-        self._class_counts = self._class_counts + counts
-        if rows.meta is not None:
-            self._meta = self._encode_meta(*rows.meta)
-        if not is_stream:
-            self._check_meta(self._meta, counts)
-            self._extractor_is_trained = True
-        freeze = self.finetune == "head" and self._extractor_is_trained
+        net = self.net_
+        labels = self._encode(rows, is_stream)
         X = cast(net, rows.X, name="X")
         targets = self._targets(labels, X)
         if isinstance(X, Dataset):
             X = LabelledDataset(X, targets)
-        epochs = (
-            net.max_epochs if stage_one else 0,
-            1 if is_stream else self.max_epochs,
-        )
+        epochs = net.max_epochs if stage_one else 0, 1 if is_stream else self.max_epochs
         # No bar within the net's own table, nor anew for every chunk of a stream.
         show_bar = self.verbose == 2 and not net.verbose and not is_stream
         self._make_components(seed, is_stream)
@@ -344,25 +335,14 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         ):
             if stage_one:
                 run.stage_one(epochs[0])
-            data = Stage2Data(
-                net=net,
-                head=head,
-                X=X,
-                labels=torch.from_numpy(labels).to(net.device),
-                target_dtype=torch.from_numpy(targets[:0]).dtype,
-                class_counts=torch.from_numpy(self._class_counts),
-                meta=self._meta,
-                features=training_features(net, head, X) if freeze else None,
-                is_stream=is_stream,
-                seed=seed,
-            )
+            data = self._stage_two_data(X, labels, targets, is_stream, seed)
             step = self._make_step(data)
             run.stage_two(
                 epochs[1],
                 step,
-                head=head,
+                head=self._head,
                 cached=data.features if data.is_cached else None,
-                freeze=freeze,
+                freeze=data.features is not None,
                 lr=self.lr,
             )
         if step is None:  # interrupted while the features were extracted
@@ -373,6 +353,41 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         self.history_ = net.history
         if not is_stream:
             self._n_fit_epochs = len(net.history)
+
+    def _encode(self, rows: TrainingRows, is_stream: bool) -> np.ndarray:
+        """Encode and count the labels, and keep the meta rows if there are some."""
+        labels = encode_labels(rows.y, self.classes_, name="y")
+        counts = np.bincount(labels, minlength=len(self.classes_))
+        self._class_counts = self._class_counts + counts
+        if rows.meta is not None:
+            self._meta = self._encode_meta(*rows.meta)
+        if not is_stream:
+            self._check_meta(self._meta, counts)
+            self._extractor_is_trained = True
+        return labels
+
+    def _stage_two_data(
+        self,
+        X: Any,
+        labels: np.ndarray,
+        targets: np.ndarray,
+        is_stream: bool,
+        seed: int,
+    ) -> Stage2Data:
+        net, head = self.net_, self._head
+        freeze = self.finetune == "head" and self._extractor_is_trained
+        return Stage2Data(
+            net=net,
+            head=head,
+            X=X,
+            labels=torch.from_numpy(labels).to(net.device),
+            target_dtype=torch.from_numpy(targets[:0]).dtype,
+            class_counts=torch.from_numpy(self._class_counts),
+            meta=self._meta,
+            features=training_features(net, head, X) if freeze else None,
+            is_stream=is_stream,
+            seed=seed,
+        )
 
     def _targets(self, labels: np.ndarray, X: Any) -> np.ndarray:
         """Return labels as the criterion takes them: floats for a single score."""

@@ -67,12 +67,15 @@ class DetachedTupleMLP(SmallMLP):
         return super().forward(X), X.sum(1)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+FORMS = [
+    *(("net", variant) for variant in VARIANTS),
+    *((form, VARIANTS[0]) for form in ("class", "instance", "frozen")),
+]
+
+
 @pytest.mark.parametrize("module", [LogitsMLP, DetachedTupleMLP])
-@pytest.mark.parametrize("form", ["net", "class", "instance", "frozen"])
-def test_modules_that_return_more_than_scores(form, module, variant, few):
-    if form != "net" and variant not in VARIANTS[:4]:
-        pytest.skip("one form of net will do for these")
+@pytest.mark.parametrize(("form", "variant"), FORMS, ids=str)
+def test_modules_that_return_more_than_scores(form, variant, module, few):
     X, y, meta = few
     results = []
     for kind in (module, SmallMLP):
