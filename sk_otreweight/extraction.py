@@ -103,12 +103,13 @@ def original(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def eager(net: NeuralNet) -> Iterator[None]:
-    """Run a compiled module uncompiled for a while.
+    """Run a compiled module and criterion uncompiled for a while.
 
-    What is compiled overlooks hooks that were registered later; parameters and buffers
-    are the same.
+    What is compiled overlooks hooks that were registered later, and cannot be
+    differentiated twice; parameters and buffers are the same.
     """
-    with replaced(net, module_=original(net.module_)):
+    parts = {name: original(getattr(net, name)) for name in ("module_", "criterion_")}
+    with replaced(net, **parts):
         yield
 
 

@@ -401,15 +401,14 @@ def test_a_module_that_was_compiled_and_used_before(few):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_dynamo")
-def test_a_net_compiled_by_inductor(digits):
-    net = small_net(compile=True)
-    clf = quick(net, finetune="all", weights="vector")
-    clf.fit(digits.X, digits.y, meta=digits.meta)
-    plain = quick(small_net(), finetune="all", weights="vector")
-    plain.fit(digits.X, digits.y, meta=digits.meta)
-    np.testing.assert_allclose(
-        clf.predict_proba(digits.X_test), plain.predict_proba(digits.X_test), atol=1e-3
-    )
+@pytest.mark.parametrize("weights", ["vector", "semirelaxed"])
+def test_a_net_compiled_by_inductor(weights, digits):
+    results = []
+    for params in ({"compile": True}, {}):
+        clf = quick(small_net(**params), finetune="all", weights=weights)
+        clf.fit(digits.X, digits.y, meta=digits.meta)
+        results.append(clf.predict_proba(digits.X_test))
+    np.testing.assert_allclose(*results, atol=1e-3)
 
 
 def test_default_net_on_breast_cancer():
