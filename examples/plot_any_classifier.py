@@ -8,7 +8,8 @@ and gives them to any classifier that takes `sample_weight`. Here these are grad
 boosted trees and logistic regression, on handwritten digits with a long tail: 50 times
 more zeros than nines. Each is trained without weights, with the inverse class
 frequencies that ``class_weight="balanced"`` stands for, and with the transport's.
-All settings are the defaults; nothing was tuned, least of all on the test split.
+All settings are the defaults, except for the iterations that the linear model may take;
+nothing was tuned, least of all on the test split.
 """
 
 # %%

@@ -15,6 +15,7 @@ from sk_otreweight._validation import (
     check_labels,
     check_meta_labels,
     check_reg,
+    check_tensor,
     encode_labels,
 )
 from sk_otreweight.costs import FeatureCost
@@ -181,6 +182,7 @@ def _prototypes(z: Tensor, codes: np.ndarray, classes: np.ndarray, meta: Any) ->
         points = z
     else:
         points, codes = _check_meta(meta, classes, n_features=z.shape[1])
+        check_tensor(points.to(z), name="the meta features")
     return class_means(points.to(z), torch.from_numpy(codes).to(z.device))[0]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,17 @@ from sk_otreweight.inputs import (
     LabelledDataset,
     batch_of,
     cast,
+    dataset_labels,
     n_features,
     row_shapes,
     take,
 )
 from sk_otreweight.persistence import SaveMixin
 from sk_otreweight.prediction import predict_proba
-from sk_otreweight.prepare import find_net_head, prepare_net, probe
+from sk_otreweight.prepare import find_net_head, prepare_net, probe, replays
 from sk_otreweight.progress import Progress
 from sk_otreweight.randomness import draw_seed, seeded
+from sk_otreweight.restore import kept_on_error
 from sk_otreweight.rows import (
     GivenMeta,
     TrainingRows,
@@ -142,7 +145,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         """
         self._check_common_parameters()
         given = GivenMeta(meta, X_meta, y_meta, meta_mask)
-        with _kept_on_error(self):
+        with kept_on_error(self):
             rows = check_training_rows(self, X, y, given, reset=True, is_stream=False)
             self.classes_ = np.unique(rows.y)
             check_two_classes(self.classes_)
@@ -165,8 +168,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     ) -> BaseReweightedClassifier:
         """Take one pass of stage-2 steps over a chunk of a stream.
 
-        Nothing whose size grows with the rows seen is kept (``history_`` holds the
-        epochs of `fit` and the last chunk's), and a chunk may lack classes. Without a
+        No rows are kept, only an entry of ``history_`` per chunk (of the last one with
+        its batches), and a chunk may lack classes. Without a
         `fit` before (and unless `net` is a ``FrozenEstimator``) there is no trained
         extractor, so the whole net is trained, whatever `finetune` says.
 
@@ -194,7 +197,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             check_same_classes(np.unique(np.asarray(classes)), self.classes_)
         given = GivenMeta(meta, X_meta, y_meta, meta_mask)
         net_kept = nullcontext() if first else restored_on_error(self.net_)
-        with _kept_on_error(self), net_kept:
+        with kept_on_error(self), net_kept:
             rows = check_training_rows(self, X, y, given, reset=first, is_stream=True)
             if not first:
                 check_inputs_like(row_shapes(rows.X), self._input_shape, name="X")
@@ -242,7 +245,11 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         labels : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        probabilities = self.predict_proba(X)
+        threshold = getattr(self.net_, "threshold", None)  # of skorch's binary nets
+        if threshold is not None and len(self.classes_) == 2:
+            return self.classes_[(probabilities[:, 1] > threshold).astype(int)]
+        return self.classes_[probabilities.argmax(axis=1)]
 
     def suspicious_rows(self, X: Any, y: Any, *, as_frame: bool = False) -> Any:
         """Rank rows by how unlike their class they are, for a look at their labels.
@@ -268,6 +275,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         """
         check_is_fitted(self)
         X, y = check_labelled_rows(self, X, y, reset=False)
+        encode_labels(y, self.classes_, name="y")  # or raise
         net, X = self.net_, cast(self.net_, X, name="X")
         head = self._head
         if head is None:
@@ -290,8 +298,10 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
 
     def _begin_chunk(self) -> None:
         """Make ready for another chunk of a stream."""
-        # An endless stream must not fill the memory with its history.
-        del self.net_.history[self._n_fit_epochs :]
+        # An endless stream must not fill the memory with the batches of its history.
+        # Its epochs stay: schedules count them.
+        if len(self.net_.history) > self._n_fit_epochs:
+            self.net_.history[-1]["batches"] = []
 
     def _prepare(self, X: Any) -> bool:
         """Build the net, try it on a few rows, and return whether it is trained."""
@@ -324,6 +334,14 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         targets = self._targets(labels, X)
         if isinstance(X, Dataset):
             X = LabelledDataset(X, targets)
+        if self._head is None and (self._needs_head() or self.finetune == "head"):
+            self._head = find_net_head(net, X, self.head, len(self.classes_))
+
+        def encoded(dataset: Dataset) -> Dataset:
+            given = dataset_labels(dataset, name="the validation set")
+            codes = encode_labels(given, self.classes_, name="The validation set")
+            return LabelledDataset(dataset, codes.astype(targets.dtype))
+
         epochs = net.max_epochs if stage_one else 0, 1 if is_stream else self.max_epochs
         # No bar within the net's own table, nor anew for every chunk of a stream.
         show_bar = self.verbose == 2 and not net.verbose and not is_stream
@@ -331,7 +349,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         step = None
         with (
             Progress(epochs, show_bar=show_bar) as progress,
-            TrainingRun(net, X, targets, self._columns, progress) as run,
+            TrainingRun(net, X, targets, self._columns, progress, encoded) as run,
         ):
             if stage_one:
                 run.stage_one(epochs[0])
@@ -376,6 +394,9 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     ) -> Stage2Data:
         net, head = self.net_, self._head
         freeze = self.finetune == "head" and self._extractor_is_trained
+        if freeze and head.can_replay and not replays(net, head, X):
+            # A branch beside the head has come to life in stage 1.
+            self._head = head = replace(head, activation=None)
         return Stage2Data(
             net=net,
             head=head,
@@ -415,15 +436,3 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         else:
             self.sample_weight_ = np.zeros(len(held_out))
             self.sample_weight_[~held_out] = weights
-
-
-@contextmanager
-def _kept_on_error(estimator: BaseEstimator) -> Iterator[None]:
-    """Give an estimator back the attributes it had if something goes wrong."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise

@@ -99,7 +99,8 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     net_ : skorch.NeuralNet
         The trained net.
     sample_weight_ : ndarray of shape (n_samples,)
-        Weight of each row of X, of mean 1; 0 for rows held out by `meta_mask`.
+        Weight of each row of X: of mean 1 over the training rows, and 0 for rows held
+        out by `meta_mask`.
     class_weight_ : ndarray of shape (n_classes,)
         Mean weight of the rows of each class.
     history_ : skorch.history.History
@@ -208,9 +209,11 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             check_drawable(counts, self.classes_)
 
     def _make_components(self, seed: int, is_stream: bool) -> None:
-        if not (is_stream and hasattr(self, "_reweighter")):
-            self._reweighter = self._new_reweighter(seed)
-        self._reweighter.reg = self.reg  # may have been set between two chunks
+        new = self._new_reweighter(seed)
+        if is_stream and hasattr(self, "_reweighter"):
+            self._reweighter.take_settings(new)  # may have been set between two chunks
+        else:
+            self._reweighter = new
         self.weights_ = self._reweighter.weights_
         self.cost_ = self._reweighter.cost_
         self.meta_set_ = self._reweighter.meta_set_

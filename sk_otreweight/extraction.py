@@ -13,11 +13,12 @@ from skorch.utils import to_tensor
 from torch import Tensor, nn
 
 from sk_otreweight.features import Head
-from sk_otreweight.inputs import batch_of, n_bytes, n_rows, take
+from sk_otreweight.inputs import batch_of, n_bytes, n_rows, padded, take
 
 # Features are kept if they need less than this, or an eighth of what the inputs need.
 _KEPT_BYTES = 2**26
 _KEPT_SHARE = 1 / 8
+_FEW = 2  # rows to look at; some modules do not take a single one
 
 
 class BlockFeatures:
@@ -34,7 +35,7 @@ class BlockFeatures:
 
     def __init__(self, net: NeuralNet, head: Head, X: Any):
         self.net, self.head, self.X = net, head, X
-        first = self[:1]
+        first = _first_features(net, head, X)
         self.dtype, self.device = first.dtype, first.device
         self.shape = (n_rows(X), first.shape[1])
 
@@ -55,11 +56,15 @@ def training_features(net: NeuralNet, head: Head, X: Any) -> Tensor | BlockFeatu
     head : Head
     X : inputs
     """
-    features = n_rows(X) * n_bytes(extract_features(net, head, take(X, slice(1))))
+    features = n_rows(X) * n_bytes(_first_features(net, head, X)) / _FEW
     inputs = n_rows(X) * n_bytes(batch_of(net, X, slice(1)))
     if features <= max(_KEPT_BYTES, _KEPT_SHARE * inputs):
         return extract_features(net, head, X)
     return BlockFeatures(net, head, X)
+
+
+def _first_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
+    return extract_features(net, head, padded(take(X, slice(_FEW)), _FEW))
 
 
 def extract_features(net: NeuralNet, head: Head, X: Any) -> Tensor:

@@ -7,7 +7,7 @@ scores; everything before is the extractor f1 (section 4.2 of the paper).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -176,7 +176,8 @@ def find_head(
             "a callable head(module, X) that returns the features, or None."
         )
     layers = dict(module.named_modules())
-    layers.pop("")
+    if not isinstance(module, nn.Linear):  # the net as a whole is no layer
+        layers.pop("")
     if head is not None and head not in layers:
         raise ValueError(
             f"head={head!r} is not a module of the net. Its modules are {list(layers)}."
@@ -282,9 +283,11 @@ def _match(output: Any, result: Tensor) -> str | None:
 
 
 def first_output(output: Any) -> Tensor:
-    """Return the scores of a module that returns more: first, or as ``.logits``."""
-    if isinstance(output, tuple):
+    """Return the scores of a module that returns more: first, or as ``logits``."""
+    if isinstance(output, (tuple, list)) and output:
         return output[0]
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
     return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from skorch import NeuralNet
+from skorch.helper import SliceDataset
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
@@ -15,6 +16,7 @@ from sk_otreweight._validation import (
     check_cast,
     check_dataset,
     check_dataset_item,
+    check_n_tensors,
     map_arrays,
 )
 
@@ -49,6 +51,7 @@ def dataset_inputs(dataset: Dataset, *, name: str) -> Any:
         If it has no length, or its items are no pairs ``(inputs, label)``.
     """
     if type(dataset) is TensorDataset:
+        check_n_tensors(len(dataset.tensors), name=name)
         return dataset.tensors[0]
     check_dataset(dataset, name=name)
     check_dataset_item(dataset[0], name=name)
@@ -65,9 +68,17 @@ def dataset_labels(dataset: Dataset, *, name: str) -> np.ndarray:
     return np.array([y.item() if isinstance(y, Tensor) else y for y in labels])
 
 
+def unpack_slices(X: Any) -> Any:
+    """Return skorch's view of a data set, made for cross-validation, as a subset."""
+    return Subset(X.dataset, X.indices_) if isinstance(X, SliceDataset) else X
+
+
 def n_rows(X: Any) -> int:
     """Return the number of rows."""
-    return len(next(iter(X.values()))) if isinstance(X, Mapping) else len(X)
+    if isinstance(X, Mapping):
+        return len(next(iter(X.values())))
+    # The inputs of a batch of a data set may be several.
+    return len(X[0]) if isinstance(X, (list, tuple)) else len(X)
 
 
 def row_shapes(X: Any) -> Any:
@@ -81,6 +92,9 @@ def take(X: Any, rows: Any) -> Any:
     """Return some rows, given by a slice, a mask or their numbers."""
     if isinstance(X, Dataset):
         return Subset(X, np.arange(len(X))[rows].tolist())
+
+    if isinstance(X, (list, tuple)):
+        return [take(x, rows) for x in X]
 
     def pick(x: np.ndarray | Tensor, _: str) -> np.ndarray | Tensor:
         if isinstance(x, Tensor) and not isinstance(rows, slice):
@@ -96,7 +110,8 @@ def batch_of(net: NeuralNet, X: Any, rows: Sequence[int] | slice | np.ndarray) -
     if not isinstance(part, Dataset):
         return cast(net, map_arrays(_copy, part, name="X"), name="X")
     collate = net.get_params_for("iterator_valid").get("collate_fn", default_collate)
-    return collate([part[row] for row in range(len(part))])[0]
+    # The labels play no part here, and may be missing.
+    return collate([(part[row][0], 0) for row in range(len(part))])[0]
 
 
 def _copy(x: np.ndarray | Tensor, _: str) -> np.ndarray | Tensor:
@@ -129,7 +144,10 @@ def cast(net: NeuralNet, X: Any, *, name: str) -> Any:
     """
     if isinstance(X, Dataset):
         return X
-    embeds = any(isinstance(layer, nn.Embedding) for layer in net.module_.modules())
+    if isinstance(X, (list, tuple)):
+        return [cast(net, x, name=name) for x in X]
+    tables = nn.Embedding, nn.EmbeddingBag
+    embeds = any(isinstance(layer, tables) for layer in net.module_.modules())
     dtypes = {parameter.dtype for parameter in net.module_.parameters()}
 
     def convert(x: np.ndarray | Tensor, name: str) -> np.ndarray | Tensor:
@@ -149,12 +167,14 @@ def _is_floating(x: np.ndarray | Tensor) -> bool:
 
 def n_bytes(X: Any) -> int:
     """Return the memory that the arrays of some inputs take."""
-    return sum(x.nbytes for x in (X.values() if isinstance(X, Mapping) else [X]))
+    if isinstance(X, Mapping):
+        X = list(X.values())
+    return sum(map(n_bytes, X)) if isinstance(X, (list, tuple)) else X.nbytes
 
 
 def n_features(X: Any) -> dict[str, int]:
     """Return ``{"n_features": d}`` if a row of `X` has such a number, else ``{}``."""
     if isinstance(X, Dataset):
-        shape = np.shape(X[0][0])
+        shape = getattr(X[0][0], "shape", ())
         return {"n_features": shape[0]} if shape else {}
     return {} if isinstance(X, Mapping) else {"n_features": X.shape[1]}

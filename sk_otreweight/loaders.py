@@ -50,6 +50,9 @@ class RowLoader:
         New order in every epoch, from torch's global generator, as in `DataLoader`.
     drop_last : bool, default=False
         Leave out the last batch if it is smaller.
+    merge_last : bool, default=False
+        Let a last row that would make a batch of its own join the batch before it, for
+        modules that normalise over a batch.
     """
 
     def __init__(
@@ -58,14 +61,18 @@ class RowLoader:
         batch_size: int = 1,
         shuffle: bool = False,
         drop_last: bool = False,
+        merge_last: bool = False,
     ):
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.merge_last = merge_last
 
     def __len__(self) -> int:
         n = len(self.dataset)
+        if self.merge_last and n % self.batch_size == 1:
+            return max(1, n // self.batch_size)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def __iter__(self) -> Iterator[RowBatch]:
@@ -85,8 +92,12 @@ class RowLoader:
     def _slices(self, X: Any, y: Any, rows: Tensor) -> Iterator[RowBatch]:
         if self.shuffle:
             rows = rows[torch.randperm(len(rows))]
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            batch = rows[start : start + self.batch_size]
+        n_batches = len(self)
+        for number in range(n_batches):
+            start, stop = number * self.batch_size, (number + 1) * self.batch_size
+            if self.merge_last and number == n_batches - 1:
+                stop = len(rows)
+            batch = rows[start:stop]
             # Without labels, what skorch stands in for them when only predicting.
             labels = torch.zeros(len(batch)) if y is None else _take(y, batch)
             yield RowBatch(_take(X, batch), labels, batch)
@@ -139,7 +150,7 @@ class _NumberedLoader:
             yield RowBatch(*unpack_data(batch), rows)
 
 
-class _UnnumberedLoader:
+class UnnumberedLoader:
     """Batches of a loader that is no `DataLoader`: their rows are not known."""
 
     def __init__(self, loader: Any):
@@ -172,7 +183,7 @@ def training_batches(net: NeuralNet, dataset: Dataset) -> Any:
     if isinstance(iterator, type) and issubclass(iterator, DataLoader):
         numbered = NumberedDataset(dataset)
         return _NumberedLoader(net.get_iterator(numbered, training=True))
-    return _UnnumberedLoader(net.get_iterator(dataset, training=True))
+    return UnnumberedLoader(net.get_iterator(dataset, training=True))
 
 
 def use_row_loader(net: NeuralNet) -> None:
@@ -189,11 +200,16 @@ def use_row_loader(net: NeuralNet) -> None:
             net.set_params(**{part: RowLoader})
 
 
+def innermost(dataset: Dataset) -> Dataset:
+    """Return the data set that a chain of subsets picks from."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
+
+
 def _arrays(dataset: Dataset) -> tuple[Any, Any, Tensor] | None:
     """Return X, y and the row numbers of a data set that holds plain arrays."""
-    base = dataset
-    while isinstance(base, Subset):
-        base = base.dataset
+    base = innermost(dataset)
     if type(base) is not skorch_dataset.Dataset:
         return None
     y = base.y

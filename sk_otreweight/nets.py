@@ -13,7 +13,7 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor, nn
 
 from sk_otreweight.copies import clone_net, copy_net
-from sk_otreweight.loaders import use_row_loader
+from sk_otreweight.loaders import RowLoader, use_row_loader
 
 
 class MLP(nn.Module):
@@ -121,7 +121,9 @@ def _wrap(module: Any, verbose: int, one_output: bool) -> NeuralNet:
         lr=3e-3,
         max_epochs=30,
         batch_size=32,
+        iterator_train=RowLoader,
         iterator_train__shuffle=True,
+        iterator_train__merge_last=True,
         train_split=None,
         verbose=verbose,
     )

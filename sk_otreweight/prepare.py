@@ -23,7 +23,7 @@ from sk_otreweight.features import (
     first_output,
     return_scores_alone,
 )
-from sk_otreweight.inputs import batch_of
+from sk_otreweight.inputs import batch_of, padded, take
 from sk_otreweight.nets import build_net, is_bare
 
 _PROBE_ROWS = 4
@@ -84,7 +84,7 @@ def prepare_net(
         built.initialize()
         _set_input_shapes(built, X)
     output = probe(built, X)
-    check_output_width(output, n_rows=len(output), n_classes=n_classes)
+    check_output_width(output, n_rows=_PROBE_ROWS, n_classes=n_classes)
     if output.numel() == len(output) and is_bare(net):
         built, is_trained = build_net(
             net, sizes=sizes, verbose=verbose, one_output=True
@@ -113,11 +113,11 @@ def probe(net: NeuralNet, X: Any) -> Tensor:
     If the module returns a tuple, or an object with ``.logits``, that the net's loss
     cannot read, then it is made to return the scores alone.
     """
-    rows = batch_of(net, X, slice(_PROBE_ROWS))
+    rows = _probe_rows(net, X)
     with eager(net):
         output = net.evaluation_step((rows, None))
     scores = first_output(output)
-    if not (scores is output or _loss_reads(net, output, rows, len(scores))):
+    if not (scores is output or _loss_reads(net, output, rows, _PROBE_ROWS)):
         return_scores_alone(original(net.module_))
     return scores
 
@@ -137,7 +137,7 @@ def _loss_reads(net: NeuralNet, output: Any, X: Any, n_rows: int) -> bool:
 
 def find_net_head(net: NeuralNet, X: Any, head: Any, n_classes: int) -> Head:
     """Find the head of an initialised net by a few rows; see `find_head`."""
-    rows = to_tensor(batch_of(net, X, slice(_PROBE_ROWS)), device=net.device)
+    rows = to_tensor(_probe_rows(net, X), device=net.device)
     with eager(net):
         net.module_.eval()
         found = find_head(net.module_, net.infer, rows, head)
@@ -145,3 +145,19 @@ def find_net_head(net: NeuralNet, X: Any, head: Any, n_classes: int) -> Head:
         layer = original(net.module_).get_submodule(found.name)
         warn_narrow_features(found.name, layer.in_features, n_classes=n_classes)
     return found
+
+
+def replays(net: NeuralNet, head: Head, X: Any) -> bool:
+    """Return whether the head alone returns what the module does for some rows."""
+    rows = to_tensor(_probe_rows(net, X), device=net.device)
+    with eager(net), torch.no_grad():
+        net.module_.eval()
+        expected = first_output(net.infer(rows))
+        features = head.features(net.module_, net.infer, rows)
+        replayed = head.replay(net.module_, features)
+    return torch.allclose(replayed, expected, rtol=1e-3, atol=1e-4)
+
+
+def _probe_rows(net: NeuralNet, X: Any) -> Any:
+    """Return a batch of a few rows; some modules do not take a single one."""
+    return batch_of(net, padded(take(X, slice(_PROBE_ROWS)), _PROBE_ROWS), slice(None))

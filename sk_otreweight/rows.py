@@ -32,6 +32,7 @@ from sk_otreweight.inputs import (
     n_rows,
     row_shapes,
     take,
+    unpack_slices,
 )
 
 
@@ -84,10 +85,11 @@ def check_training_rows(
     is_stream : bool
         Whether these are a chunk, that may look different from the meta rows.
     """
+    columns = getattr(X, "columns", None)
     X, y = check_labelled_rows(estimator, X, y, reset=reset)
     pair = check_meta_arguments(*given, n_rows=len(y), in_folds=True)
     if pair is not None:
-        names = getattr(estimator, "feature_names_in_", None)
+        names = getattr(estimator, "feature_names_in_", columns)
         lost_names = check_meta_columns(pair[0], names)
         pair = _check_meta_rows(*pair)
         check_inputs_like(row_shapes(pair[0]), row_shapes(X), name="X_meta")
@@ -105,6 +107,7 @@ def check_labelled_rows(
     estimator: BaseEstimator, X: Any, y: Any, *, reset: bool
 ) -> tuple[Any, np.ndarray]:
     """Check inputs of any form, and their labels."""
+    X = unpack_slices(X)
     if isinstance(X, Dataset) and y is None:
         y = dataset_labels(X, name="X")
     if isinstance(y, Tensor):
@@ -121,6 +124,7 @@ def check_labelled_rows(
 
 def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
     """Check inputs of any form."""
+    X = unpack_slices(X)
     if is_array_like(X):
         return _check_array(estimator, X, reset=reset)
     if isinstance(X, Dataset):

@@ -24,7 +24,12 @@ from sk_otreweight._validation import check_finite_loss, check_losses, warn_lost
 from sk_otreweight.extraction import batch_features, eager, original, replaced
 from sk_otreweight.features import Head, extractor_parameters
 from sk_otreweight.inputs import batch_of
-from sk_otreweight.loaders import RowBatch, training_batches
+from sk_otreweight.loaders import (
+    RowBatch,
+    UnnumberedLoader,
+    innermost,
+    training_batches,
+)
 from sk_otreweight.progress import Progress
 from sk_otreweight.stage2 import Stage2Step, StepBatch
 
@@ -49,6 +54,9 @@ class TrainingRun:
         same columns throughout.
     progress : Progress
         Is told of every stage and epoch.
+    encoded : callable, default=None
+        ``encoded(dataset)`` returns a validation set of the user's own with encoded
+        labels; without it, they are taken as they are.
     """
 
     def __init__(
@@ -58,11 +66,13 @@ class TrainingRun:
         y: Any,
         columns: Mapping[str, float],
         progress: Progress,
+        encoded: Callable[[Any], Any] = lambda dataset: dataset,
     ) -> None:
         self.net = net
         self.X, self.y = X, y
         self.columns = columns
         self.progress = progress
+        self.encoded = encoded
         self.interrupted = False
 
     def __enter__(self) -> TrainingRun:
@@ -72,6 +82,10 @@ class TrainingRun:
         self._check_loss()
         net.notify("on_train_begin", X=self.X, y=self.y)
         self.train, self.valid = net.get_split_datasets(self.X, self.y)
+        # A split of one's own may hand out other rows than those it was given.
+        self.knows_rows = self.valid is None or self._is_part(self.train)
+        if self.valid is not None and not self._is_part(self.valid):
+            self.valid = self.encoded(self.valid)
         return self
 
     def __exit__(self, kind: type | None, error: Any, trace: Any) -> bool:
@@ -107,7 +121,7 @@ class TrainingRun:
             with replaced(self.net, get_loss=_checked_loss(self.net)):
                 return self.net.train_step(batch)
 
-        batches = training_batches(self.net, self.train)
+        batches = self._batches(self.train)
         self._run(1, epochs, batches, step, lambda: None, lambda: self.columns)
 
     def stage_two(
@@ -140,9 +154,11 @@ class TrainingRun:
         if lr is not None:
             for group in self.net.optimizer_.param_groups:
                 group["lr"] = lr
+        if not self.knows_rows:
+            cached = None
         weighted = _WeightedStep(self.net, step, head, cached is not None, freeze)
         train = self.train if cached is None else self._cached_dataset(cached)
-        batches = training_batches(self.net, train)
+        batches = self._batches(train)
         with _frozen(self.net, head, self.X) if freeze else ExitStack():
             self._run(2, epochs, batches, weighted, step.begin_epoch, step.record)
 
@@ -153,6 +169,14 @@ class TrainingRun:
                 if callback.load_best and len(self.net.history):
                     callback.on_train_end(self.net, X=self.X, y=self.y)
                 callback.on_train_begin(self.net, X=self.X, y=self.y)
+
+    def _is_part(self, dataset: Any) -> bool:
+        base = innermost(dataset)
+        return base is self.X or getattr(base, "X", None) is self.X
+
+    def _batches(self, dataset: Any) -> Any:
+        batches = training_batches(self.net, dataset)
+        return batches if self.knows_rows else UnnumberedLoader(batches)
 
     def _cached_dataset(self, features: Tensor) -> Any:
         """Return the training rows with features in the place of inputs."""

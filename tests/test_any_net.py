@@ -18,7 +18,7 @@ from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sk_otreweight import OTReweightedClassifier
+from sk_otreweight import OTReweightedClassifier, WeightVector
 
 VARIANTS = [
     {"finetune": finetune, "weights": weights}
@@ -201,6 +201,18 @@ def test_modules_built_in_other_ways(module, variant, few):
         assert_same_state(before, state(clf.net_.module_), kept)
 
 
+@pytest.mark.parametrize("finetune", ["head", "all"])
+@pytest.mark.parametrize("head", [None, lambda module, X: X])
+def test_a_single_linear_layer(head, finetune, few):
+    """Softmax regression: the features are the inputs."""
+    X, y, meta = few
+    net = small_net(nn.Linear, module__in_features=64, module__out_features=4)
+    clf = quick(net, head=head, finetune=finetune).fit(X, y, meta=meta)
+    assert clf.predict_proba(X).shape == (len(y), 4)
+    bare = quick(nn.Linear(64, 4), finetune=finetune).fit(X, y, meta=meta)
+    assert bare.score(X, y) > 0.5
+
+
 class GRUNet(nn.Module):
     """Reads digits row by row."""
 
@@ -351,6 +363,155 @@ def test_features_as_narrow_as_the_scores_warn(head, few):
     assert clf._head.name == (head or "calibrate")
     layer = clf.net_.module_.get_submodule(clf._head.name)
     assert layer.in_features == width
+
+
+class FocalLoss(nn.Module):
+    """A loss that skorch knows no probabilities for."""
+
+    def __init__(self, reduction: str = "mean"):
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        losses = cross_entropy(scores, labels, reduction="none")
+        losses = (1 - (-losses).exp()) ** 2 * losses
+        return losses.mean() if self.reduction == "mean" else losses
+
+
+@pytest.mark.parametrize("criterion", [FocalLoss, nn.MultiMarginLoss])
+def test_scores_under_any_criterion_become_probabilities(criterion, few):
+    X, y, meta = few
+    net = small_net(criterion=criterion, max_epochs=20)
+    clf = quick(net).fit(X, y, meta=meta)
+    assert clf.score(X, y) > 0.9
+    with torch.no_grad():
+        expected = clf.net_.module_(torch.from_numpy(X)).double().softmax(1).numpy()
+    np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-6)
+
+
+class SquaredLogistic(nn.Module):
+    def __init__(self, reduction: str = "mean"):
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        losses = (scores.sigmoid() - labels) ** 2
+        return losses.mean() if self.reduction == "mean" else losses
+
+
+def test_a_single_score_under_any_criterion_becomes_probabilities(few):
+    X, y, _ = few
+    net = NeuralNetBinaryClassifier(
+        OneLogitMLP, criterion=SquaredLogistic, optimizer=torch.optim.Adam, lr=0.03,
+        max_epochs=20, train_split=None, verbose=0,
+    )  # fmt: skip
+    clf = quick(net).fit(X, y > 7)
+    assert clf.score(X, y > 7) > 0.9
+    with torch.no_grad():
+        expected = clf.net_.module_(torch.from_numpy(X)).sigmoid().numpy()
+    np.testing.assert_allclose(clf.predict_proba(X)[:, 1], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.95])
+def test_the_threshold_of_a_binary_net(threshold, few):
+    X, y, _ = few
+    net = NeuralNetBinaryClassifier(
+        OneLogitMLP, threshold=threshold, train_split=None, verbose=0
+    )
+    clf = quick(net).fit(X, y > 7)
+    second = clf.predict_proba(X)[:, 1]
+    np.testing.assert_array_equal(clf.predict(X), second > threshold)
+    assert not np.array_equal(clf.predict(X), second > 0.5)
+
+
+class AdaptedMLP(SmallMLP):
+    """A branch beside the head that does nothing before it is trained."""
+
+    def __init__(self, n_features: int, n_classes: int):
+        super().__init__(n_features, n_classes)
+        self.skip = nn.Linear(n_features, n_classes)
+        nn.init.zeros_(self.skip.weight)
+        nn.init.zeros_(self.skip.bias)
+
+    def forward(self, X: Tensor) -> Tensor:
+        return super().forward(X) + self.skip(X)
+
+
+def test_a_branch_that_comes_to_life_in_stage_one_is_not_dropped(digits):
+    net = small_net(AdaptedMLP, max_epochs=30, lr=0.03)
+    clf = quick(net, max_epochs=1, weights=WeightVector(lr=0))
+    clf.fit(digits.X, digits.y, meta=digits.meta)
+    losses = clf.history_[-2:, "train_loss"]
+    assert losses[1] < 1.5 * losses[0]  # with weights of 1: training goes on
+
+
+class SqueezedMLP(SmallMLP):
+    """Takes no batch of a single row."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        hidden = self.body(X)[:, None].squeeze()
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("finetune", ["head", "all"])
+def test_modules_that_take_no_single_row(finetune, few):
+    X, y, meta = few
+    clf = quick(small_net(SqueezedMLP), finetune=finetune).fit(X, y, meta=meta)
+    assert clf.predict_proba(X[:1]).shape == (1, 4)
+
+
+@pytest.mark.parametrize("n", [65, 33])
+def test_batch_norm_and_a_last_row_of_its_own(n, digits):
+    """Batches are of 32 rows for nets that are made here."""
+    rows = np.r_[np.arange(n - 2), -1, -2]
+    X, y = digits.X[rows], digits.y[rows] % 2
+    assert quick(NormDropoutMLP).fit(X, y).history_[0]["batches"]
+    quick(NormDropoutMLP, finetune="all").partial_fit(X, y, classes=[0, 1])
+
+
+class BagNet(nn.Module):
+    def __init__(self, n_classes: int):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(20, 16)
+        self.head = nn.Linear(16, n_classes)
+
+    def forward(self, X: Tensor) -> Tensor:
+        return self.head(self.bag(X))
+
+
+def test_a_bag_of_tokens(few):
+    X, y, meta = few
+    tokens, meta_tokens = ((16 * x).astype(int) for x in (X, meta[0]))
+    clf = quick(small_net(BagNet)).fit(tokens, y, meta=(meta_tokens, meta[1]))
+    assert clf.predict_proba(tokens).shape == (len(y), 4)
+
+
+class DictMLP(SmallMLP):
+    def forward(self, X: Tensor) -> dict[str, Tensor]:
+        return {"logits": super().forward(X)}
+
+
+class ListMLP(SmallMLP):
+    def forward(self, X: Tensor) -> list[Tensor]:
+        return [super().forward(X), X]
+
+
+class NoScoresMLP(SmallMLP):
+    def forward(self, X: Tensor) -> dict[str, Tensor]:
+        return {"scores": super().forward(X)}
+
+
+@pytest.mark.parametrize("module", [DictMLP, ListMLP])
+def test_scores_in_a_dict_or_a_list(module, few):
+    X, y, meta = few
+    expected = quick(small_net()).fit(X, y, meta=meta)
+    assert_same_result(quick(small_net(module)).fit(X, y, meta=meta), expected, X)
+
+
+def test_a_module_that_returns_no_scores(few):
+    X, y, _ = few
+    with pytest.raises(TypeError, match="returned a dict, not a tensor of scores"):
+        quick(small_net(NoScoresMLP)).fit(X, y)
 
 
 # torch.compile

@@ -368,6 +368,21 @@ def test_prototypes_of_a_classifier_are_those_of_its_meta_rows(params, few):
     assert_same_rows(clf.suspicious_rows(X, y), expected)
 
 
+def test_labels_that_a_classifier_does_not_know(few):
+    X, y, meta = few
+    clf = quick().fit(X, y, meta=meta)
+    with pytest.raises(ValueError, match=r"unknown: \[5\]"):
+        clf.suspicious_rows(X, np.append(y[:-1], 5))
+
+
+def test_meta_features_that_overflow(wine):
+    X, y = wine
+    far = X.astype(float).copy()
+    far[0, 0] = 1e60
+    with pytest.raises(ValueError, match="meta features contains NaN or infinity"):
+        suspicious_rows(X.astype(np.float32), y, meta=(far, y))
+
+
 def test_a_classifier_must_be_fitted_to_rank_rows(few):
     with pytest.raises(NotFittedError):
         quick().suspicious_rows(*few[:2])

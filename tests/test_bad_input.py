@@ -93,6 +93,15 @@ def test_meta_columns_in_another_order(data):
         quick().fit(X, y, meta=meta)
 
 
+def test_meta_columns_in_another_order_if_their_names_are_numbers(data):
+    X, y, (X_meta, y_meta) = data
+    meta = pd.DataFrame(X_meta)[list(range(64))[::-1]], y_meta
+    assert_fails_unfitted(
+        quick(), pd.DataFrame(X), y, "columns of X_meta", "[63, 62", "[0, 1",
+        meta=meta,
+    )  # fmt: skip
+
+
 def test_chunk_with_another_number_of_features(data):
     X, y, meta = data
     clf = quick().fit(X, y, meta=meta)

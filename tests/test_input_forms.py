@@ -12,7 +12,9 @@ from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.preprocessing import StandardScaler
-from skorch.helper import SliceDict
+from skorch.dataset import Dataset as SkorchDataset
+from skorch.dataset import ValidSplit
+from skorch.helper import SliceDataset, SliceDict, predefined_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -235,6 +237,104 @@ def test_default_net_takes_a_data_set_of_vectors(few):
     X, y, _ = few
     clf = OTReweightedClassifier(max_epochs=1, random_state=0).fit(Items(X, y), None)
     assert clf.score(Items(X, y), y) > 0.5
+
+
+class Pairs(Items):
+    """Hands out the halves of a row as two inputs."""
+
+    def __getitem__(self, row):
+        X, y = super().__getitem__(row)
+        return (X[:32], X[32:]), y
+
+
+class PairNet(HalvesNet):
+    def forward(self, X):
+        return super().forward(*X)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_data_set_of_several_inputs(variant, few):
+    X, y, meta = few
+    whole = quick(in_order(WholeNet, module__n_classes=4), **variant)
+    pairs = quick(in_order(PairNet, module__n_classes=4), **variant)
+    whole.fit(X, y, meta=meta)
+    pairs.fit(Pairs(X, y), None, meta=Pairs(*meta))
+    np.testing.assert_allclose(pairs.sample_weight_, whole.sample_weight_, rtol=1e-5)
+    np.testing.assert_allclose(
+        pairs.predict_proba(Pairs(X, y)), whole.predict_proba(X), atol=1e-6
+    )
+
+
+def test_labels_that_are_missing_from_the_items(few):
+    X, y, _ = few
+    items = Items(X, [None] * len(y))
+    clf = quick(in_order()).fit(items, y)
+    expected = quick(in_order()).fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(clf.predict_proba(items), expected)
+
+
+def test_cross_validation_of_a_data_set(digits):
+    data = SliceDataset(Items(digits.X, digits.y))
+    clf = quick(small_net(max_epochs=10))
+    scores = cross_validate(
+        clf, data, digits.y, cv=2, params={"meta": digits.meta}, error_score="raise"
+    )["test_score"]
+    assert scores.min() > 0.6
+
+
+def test_a_data_set_of_three_tensors(few):
+    X, y, _ = few
+    data = TensorDataset(*(torch.from_numpy(part) for part in (X, X, y)))
+    with pytest.raises(ValueError, match="holds 3 tensors.*as a dict"):
+        quick().fit(data, y)
+
+
+# Splits of one's own
+
+
+class Doubled(Dataset):
+    """Each row of a data set twice, the second time darker."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return 2 * len(self.dataset)
+
+    def __getitem__(self, row):
+        X, y = self.dataset[row // 2]
+        return (X * 0.9 if row % 2 else X), y
+
+
+def doubled_split(dataset, y=None, **kwargs):
+    train, valid = ValidSplit(3)(dataset, y)
+    return Doubled(train), valid
+
+
+@pytest.mark.parametrize("finetune", ["head", "all"])
+def test_rows_that_a_split_makes_are_those_that_are_trained_on(finetune, digits):
+    net = small_net(train_split=doubled_split, max_epochs=2)
+    clf = quick(net, weights="net", finetune=finetune)
+    clf.fit(digits.X, digits.y, meta=digits.meta)
+    sizes = [
+        sum(batch.get("train_batch_size", 0) for batch in epoch["batches"])
+        for epoch in clf.history_
+    ]
+    assert len(set(sizes)) == 1
+    with pytest.raises(ValueError, match="came without row numbers"):
+        clf.set_params(weights="semirelaxed").fit(digits.X, digits.y, meta=digits.meta)
+
+
+@pytest.mark.parametrize("dtype", [int, str])
+def test_labels_of_a_validation_set_are_like_y(dtype, few):
+    X, y, meta = few
+    labels = y.astype(dtype)
+    net = small_net(train_split=predefined_split(SkorchDataset(X, labels)))
+    clf = quick(net).fit(X, labels, meta=(meta[0], meta[1].astype(dtype)))
+    assert clf.history_[-1, "valid_acc"] == pytest.approx(clf.score(X, labels))
+    codes = predefined_split(SkorchDataset(X, np.searchsorted(np.unique(y), y)))
+    with pytest.raises(ValueError, match="The validation set holds labels.*unknown"):
+        quick(small_net(train_split=codes)).fit(X, labels)
 
 
 class Ragged(Dataset):

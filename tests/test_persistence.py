@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nets_for_tests
@@ -34,6 +35,7 @@ from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.callbacks import (
     Callback,
+    Checkpoint,
     EarlyStopping,
     EpochScoring,
     Freezer,
@@ -1034,3 +1036,28 @@ def test_devices(weights, device, digits, tmp_path):
     for one in (loaded, clf):
         one.partial_fit(digits.X[:60], digits.y[:60])
     assert_same_predictions(loaded, clf, digits)
+
+
+# What a reader met
+
+
+def test_a_compiled_instance_is_loaded_into_a_plain_one(digits, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(SmallMLP(64, 10), backend="eager")
+        clf = fitted(digits, compiled)
+        clf.save(tmp_path / "clf")
+        expected = clf.predict_proba(digits.X_test)
+    loaded = load(tmp_path / "clf", module=SmallMLP(64, 10))
+    np.testing.assert_allclose(loaded.predict_proba(digits.X_test), expected, atol=1e-6)
+
+
+def test_a_folder_that_cannot_be_made(digits, tmp_path):
+    folder = tmp_path / "run"
+    net = small_net(callbacks=[Checkpoint(dirname=folder / "a", monitor=None)])
+    clf = fitted(digits, net)
+    clf.save(tmp_path / "clf")
+    shutil.rmtree(folder)
+    folder.write_text("a file in its place")
+    with pytest.raises(ValueError, match="a callback could not make its folder"):
+        load(tmp_path / "clf")

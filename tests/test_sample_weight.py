@@ -12,6 +12,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import scipy.sparse as sp
+import torch
 from oracles import assert_global_rng_untouched
 from sklearn import config_context
 from sklearn.base import clone
@@ -21,11 +22,12 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_validate
 from sklearn.naive_bayes import BernoulliNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler, scale
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import compute_sample_weight, get_tags
@@ -369,6 +371,58 @@ def test_as_many_meta_rows_as_rows(wine):
     meta = {"X_meta": wine.X_meta, "y_meta": wine.y_meta}
     with pytest.warns(UserWarning, match=f"X_meta and y_meta: {n} entries, as many as"):
         clf.fit(np.concatenate([wine.X_meta[1:], wine.X[:1]]), wine.y[-n:], **meta)
+
+
+def test_meta_values_out_of_all_proportion(wine):
+    X_meta = wine.X_meta.copy()
+    X_meta[0, 0] = 1e60
+    for cost in ("combined", "sqeuclidean"):
+        with pytest.raises(ValueError, match="too far from those of X"):
+            compute_ot_sample_weight(
+                wine.X, wine.y, X_meta=X_meta, y_meta=wine.y_meta, cost=cost
+            )
+
+
+def test_tensors_with_a_graph(wine):
+    X = torch.tensor(wine.X, requires_grad=True)
+    expected = compute_ot_sample_weight(wine.X, wine.y, random_state=0)
+    weights = compute_ot_sample_weight(X, wine.y, random_state=0)
+    np.testing.assert_allclose(weights, expected)
+
+
+def test_class_weights_of_the_classifier_warn(wine):
+    clf = OTReweightedEstimator(LogisticRegression(class_weight="balanced"))
+    with pytest.warns(UserWarning, match="rare classes count twice"):
+        clf.fit(scale(wine.X), wine.y)
+
+
+def test_a_fit_that_fails_changes_nothing(wine):
+    frame = pd.DataFrame(wine.X).rename(columns=str)
+    clf = OTReweightedEstimator(Recorder()).fit(frame, wine.y)
+    with pytest.raises(ValueError, match="only one class"):
+        clf.fit(wine.X[:, :3], np.zeros(len(wine.y)))
+    assert clf.n_features_in_ == 13
+    assert clf.feature_names_in_.tolist() == frame.columns.tolist()
+    np.testing.assert_array_equal(clf.predict(frame), clf.estimator_.predict(frame))
+
+
+def test_scores_with_weights_of_their_own(wine):
+    with config_context(enable_metadata_routing=True):
+        scorer = make_scorer(accuracy_score).set_score_request(sample_weight=True)
+        search = GridSearchCV(
+            OTReweightedEstimator(LogisticRegression()), {"reg": [0.1]},
+            scoring=scorer, cv=2, error_score="raise",
+        )  # fmt: skip
+        # Rows of class 0 alone count in the scores.
+        search.fit(scale(wine.X), wine.y, sample_weight=(wine.y == 0).astype(float))
+    assert search.best_score_ > 0.8
+
+
+def test_it_shows_itself_shortly():
+    clf = OTReweightedEstimator(LogisticRegression(C=2.0), cost="label")
+    assert repr(clf) == "OTReweightedEstimator(LogisticRegression(C=2.0), cost='label')"
+    assert "LogisticRegression" in clf._repr_html_()
+    assert clf._repr_mimebundle_()["text/plain"] == repr(clf)
 
 
 def test_class_without_meta_rows(wine):

@@ -98,6 +98,16 @@ def check_dataset(dataset: Dataset, *, name: str) -> None:
         raise ValueError(f"Found 0 items in the data set {name}: give it some.")
 
 
+def check_n_tensors(n_tensors: int, *, name: str) -> None:
+    """Raise if a TensorDataset has more than inputs and labels."""
+    if n_tensors > 2:
+        raise ValueError(
+            f"The TensorDataset {name} holds {n_tensors} tensors, of which one can be "
+            "the inputs and one the labels. Pass several inputs as a dict, with the "
+            "labels as y."
+        )
+
+
 def check_dataset_item(item: Any, *, name: str) -> None:
     """Raise unless an item of a data set is a pair."""
     if not isinstance(item, (tuple, list)) or len(item) != 2:

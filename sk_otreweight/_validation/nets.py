@@ -10,6 +10,11 @@ from sk_otreweight._validation.warning import warn_user
 
 def check_output_width(output: Tensor, *, n_rows: int, n_classes: int) -> None:
     """Raise unless a net returns K scores per row, or one score if K = 2."""
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"The net returned a {type(output).__name__}, not a tensor of scores: "
+            "return the scores alone, first in a tuple, or as `logits`."
+        )
     width = output.numel() // max(n_rows, 1)
     fits = output.ndim <= 2 and output.shape[0] == n_rows
     if fits and (width == n_classes or (width == 1 and n_classes == 2)):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -22,6 +23,10 @@ from sk_otreweight.persistence.objects import attributes, class_name, make
 from sk_otreweight.persistence.plain import KINDS as PLAIN_KINDS
 
 KINDS = (*PLAIN_KINDS, *NET_KINDS, *OBJECT_KINDS)
+_LACKING = (
+    *(KeyError, AttributeError, IndexError, RuntimeError, RecursionError),
+    SafetensorError,
+)
 _METHODS = ("fit", "partial_fit", "score")
 
 
@@ -123,7 +128,8 @@ def load(
     ValueError
         If the file is no saved model, is damaged, or was written by a later version;
         if a class in it is of the wrong kind, a function is not trusted, `module` is
-        missing or does not fit, or the device is not available.
+        missing or does not fit, or the device is not available. If a callback of the
+        net writes to a folder, the folder is made.
 
     Examples
     --------
@@ -152,7 +158,12 @@ def load(
         except (ImportError, ValueError, TypeError) as error:
             kind = ImportError if isinstance(error, ImportError) else ValueError
             raise kind(f"Cannot load {path}: {error}") from error
-        except (KeyError, AttributeError, IndexError) as error:
+        except OSError as error:
+            raise ValueError(
+                f"Cannot load {path}: a callback could not make its folder ({error}). "
+                "Load it where that folder can be made."
+            ) from error
+        except _LACKING as error:
             raise ValueError(
                 f"Cannot load {path}: it lacks what this version expects ({error!r})."
             ) from error

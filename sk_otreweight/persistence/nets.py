@@ -89,19 +89,21 @@ def _given_instance(name: str, decoder: Decoder) -> nn.Module:
 
 def _encode_module(module: nn.Module, encoder: Encoder, where: str) -> dict[str, Node]:
     """Encode what a module has learned; lazy layers have no shape before their use."""
+    module = original(module)  # what is compiled has other names
     state = module.state_dict()
     fixed = [name for name, p in module.named_parameters() if not p.requires_grad]
     return {
-        "class": name_of(type(original(module))),
+        "class": name_of(type(module)),
         "state": encoder({k: x for k, x in state.items() if not is_lazy(x)}, where),
         "fixed": fixed,
-        "returns_scores_alone": hasattr(original(module), "returns_scores_alone"),
+        "returns_scores_alone": hasattr(module, "returns_scores_alone"),
     }
 
 
 def _restore_module(
     module: nn.Module, node: Mapping[str, Node], decoder: Decoder
 ) -> None:
+    module = original(module)
     saved, own = decoder(node["state"]), module.state_dict(keep_vars=True)
     for name, tensor in own.items():
         if is_lazy(tensor):
@@ -119,7 +121,7 @@ def _restore_module(
         if parameter.requires_grad == (name in node["fixed"]):
             parameter.requires_grad_(name not in node["fixed"])
     if node["returns_scores_alone"]:
-        return_scores_alone(original(module))
+        return_scores_alone(module)
 
 
 def _encode_net(net: NeuralNet, encoder: Encoder, where: str) -> dict[str, Node]:

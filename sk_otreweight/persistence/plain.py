@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,12 @@ KINDS = (
         lambda value: type(value) is set,
         _encode_set,
         lambda node, decoder: set(decoder(node["items"])),
+    ),
+    Kind(
+        "path",
+        lambda value: isinstance(value, Path),
+        lambda value, encoder, where: {"value": str(value)},
+        lambda node, decoder: Path(node["value"]),
     ),
     Kind("dict", lambda value: isinstance(value, Mapping), _encode_dict, _decode_dict),
     Kind(

@@ -18,6 +18,10 @@ _BLOCK_ENTRIES = 2**20
 _ROUNDING = 1e-13
 
 
+# Meta rows farther from the mean, in standard deviations, overflow when squared.
+_LARGEST = 1e15
+
+
 class StandardisedColumns:
     """Columns of X, scaled to mean 0 and standard deviation 1.
 
@@ -48,7 +52,14 @@ class StandardisedColumns:
                 f"X_meta has {array.shape[1]} columns, X has {len(self._mean)}: they "
                 "must pass the same preprocessing."
             )
-        return self._scale(array)
+        features = self._scale(array)
+        if not bool((features.abs() < _LARGEST).all()):
+            raise ValueError(
+                "X_meta holds values that are too far from those of X: up to "
+                f"{float(features.abs().max()):.3g} standard deviations. Remove these "
+                "rows, or pass them through the same steps as X."
+            )
+        return features
 
     def _scale(self, array: np.ndarray) -> Tensor:
         features = torch.empty(array.shape, dtype=torch.float32)
@@ -59,6 +70,8 @@ class StandardisedColumns:
 
     def _check(self, X: Any, *, name: str) -> np.ndarray:
         """Return X as a numeric array, finite or NaN."""
+        if isinstance(X, Tensor):
+            X = X.detach().cpu()
         if hasattr(X, "columns") and hasattr(X, "dtypes"):
             bad = [column for column in X.columns if not _is_numeric(X[column])]
             if bad:

@@ -31,7 +31,10 @@ from sk_otreweight._validation import (
     check_meta_arguments,
     check_meta_mask,
     check_two_classes,
+    warn_user,
 )
+from sk_otreweight.display import mime_bundle, short_repr
+from sk_otreweight.restore import kept_on_error
 from sk_otreweight.reweighter import Reweighter
 from sk_otreweight.sample_weight.weights import (
     check_row_labels,
@@ -127,6 +130,15 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self.reg = reg
         self.random_state = random_state
 
+    def __repr__(self, N_CHAR_MAX: int = 120) -> str:
+        return short_repr(self, N_CHAR_MAX)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        return mime_bundle(self)
+
+    def _repr_html_(self) -> str | None:
+        return mime_bundle(self).get("text/html")
+
     def fit(
         self,
         X: Any,
@@ -176,26 +188,27 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         )
         if get_config()["enable_metadata_routing"]:
             fit_params = process_routing(self, "fit", **fit_params).estimator.fit
-        validate_data(self, X, y, skip_check_array=True)
-        y = check_row_labels(X, y)
-        pair = check_meta_arguments(
-            meta, X_meta, y_meta, meta_mask, n_rows=len(y), in_folds=True
-        )
-        is_trained_on = np.ones(len(y), dtype=bool)
-        if meta_mask is not None:
-            held_out = check_meta_mask(meta_mask, n_rows=len(y))
-            is_trained_on = ~held_out
-            pair = _take_rows(X, held_out), y[held_out]
-            X, y = _take_rows(X, is_trained_on), y[is_trained_on]
-        classes, labels = np.unique(y, return_inverse=True)
-        check_two_classes(classes)
-        weights = row_weights(reweighter, X, y, pair)
-        estimator = clone(self.estimator)
-        estimator.fit(X, y, sample_weight=weights, **fit_params)
-        self.estimator_, self.classes_ = estimator, classes
-        self.sample_weight_ = np.zeros(len(is_trained_on))
-        self.sample_weight_[is_trained_on] = weights
-        self.class_weight_ = np.bincount(labels, weights) / np.bincount(labels)
+        with kept_on_error(self):
+            validate_data(self, X, y, skip_check_array=True)
+            y = check_row_labels(X, y)
+            pair = check_meta_arguments(
+                meta, X_meta, y_meta, meta_mask, n_rows=len(y), in_folds=True
+            )
+            is_trained_on = np.ones(len(y), dtype=bool)
+            if meta_mask is not None:
+                held_out = check_meta_mask(meta_mask, n_rows=len(y))
+                is_trained_on = ~held_out
+                pair = _take_rows(X, held_out), y[held_out]
+                X, y = _take_rows(X, is_trained_on), y[is_trained_on]
+            classes, labels = np.unique(y, return_inverse=True)
+            check_two_classes(classes)
+            weights = row_weights(reweighter, X, y, pair)
+            estimator = clone(self.estimator)
+            estimator.fit(X, y, sample_weight=weights, **fit_params)
+            self.estimator_, self.classes_ = estimator, classes
+            self.sample_weight_ = np.zeros(len(is_trained_on))
+            self.sample_weight_[is_trained_on] = weights
+            self.class_weight_ = np.bincount(labels, weights) / np.bincount(labels)
         return self
 
     @available_if(_delegates("predict"))
@@ -286,7 +299,7 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             MetadataRouter(owner=type(self).__name__)
             .add_self_request(self)
             .add(
-                estimator=self.estimator,
+                estimator=_without_weight_request(self.estimator),
                 method_mapping=MethodMapping().add(caller="fit", callee="fit"),
             )
         )
@@ -312,6 +325,14 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             return True
 
 
+def _without_weight_request(estimator: Any) -> Any:
+    """Return an estimator that does not ask others for weights: it gets them here."""
+    is_routed = get_config()["enable_metadata_routing"]
+    if not (is_routed and hasattr(estimator, "set_fit_request")):
+        return estimator
+    return clone(estimator).set_fit_request(sample_weight=False)
+
+
 def _check_estimator(estimator: Any, sample_weight: Any) -> None:
     """Raise unless it is a classifier that can be given weights, and has none yet."""
     name = type(estimator).__name__
@@ -324,6 +345,12 @@ def _check_estimator(estimator: Any, sample_weight: Any) -> None:
         )
     if not is_classifier(estimator):
         raise ValueError(f"{name} is not a classifier: weights are balanced by class.")
+    if getattr(estimator, "class_weight", None) is not None:
+        warn_user(
+            f"{name} has class_weight={estimator.class_weight!r}, and OT weights are "
+            "given to it on top of that: rare classes count twice. Leave class_weight "
+            "out."
+        )
     if sample_weight is not None:
         raise ValueError(
             "sample_weight was given, but OTReweightedEstimator computes it: leave it "
