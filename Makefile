@@ -15,6 +15,8 @@ export MPLBACKEND := Agg
 
 # scikit-learn skips its array API checks without this variable.
 test test-slow: export SCIPY_ARRAY_API := 1
+# The workers of pytest share the cores; threads of their own would only contend.
+test test-slow: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .PHONY: demo test test-slow lint bench format clean help

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sk_otreweight._validation import (
     check_criterion,
+    check_finite_output,
     check_output_width,
     warn_narrow_features,
 )
@@ -85,6 +86,7 @@ def prepare_net(
         _set_input_shapes(built, X)
     output = probe(built, X)
     check_output_width(output, n_rows=_PROBE_ROWS, n_classes=n_classes)
+    check_finite_output(output)
     if output.numel() == len(output) and is_bare(net):
         built, is_trained = build_net(
             net, sizes=sizes, verbose=verbose, one_output=True

@@ -282,6 +282,14 @@ def test_cross_validation_of_a_data_set(digits):
     assert scores.min() > 0.6
 
 
+def test_nan_in_the_items_of_a_data_set(few):
+    X, y, _ = few
+    X = X.copy()
+    X[0, 3] = np.nan
+    with pytest.raises(ValueError, match="returned NaN or infinity.*items of X"):
+        quick().fit(Items(X, y), None)
+
+
 def test_a_data_set_of_three_tensors(few):
     X, y, _ = few
     data = TensorDataset(*(torch.from_numpy(part) for part in (X, X, y)))

@@ -36,6 +36,7 @@ from sk_otreweight._validation.meta import (
 from sk_otreweight._validation.nets import (
     check_criterion,
     check_finite_loss,
+    check_finite_output,
     check_losses,
     check_output_width,
     warn_lost_stage,
@@ -75,6 +76,7 @@ __all__ = [
     "check_drawable",
     "check_finite_cost",
     "check_finite_loss",
+    "check_finite_output",
     "check_inputs",
     "check_inputs_like",
     "check_labels",

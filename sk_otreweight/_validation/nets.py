@@ -27,6 +27,15 @@ def check_output_width(output: Tensor, *, n_rows: int, n_classes: int) -> None:
     )
 
 
+def check_finite_output(output: Tensor) -> None:
+    """Raise if a net returns NaN or infinity before it is trained."""
+    if not bool(output.isfinite().all()):
+        raise ValueError(
+            "The net returned NaN or infinity for the first rows, before any training. "
+            "Look for NaN in the items of X, or in the parameters the net came with."
+        )
+
+
 def check_criterion(criterion: nn.Module, output: Tensor, *, takes_log: bool) -> None:
     """Raise or warn if a criterion and what it is given do not go together.
 
