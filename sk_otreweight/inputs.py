@@ -92,8 +92,7 @@ def take(X: Any, rows: Any) -> Any:
     """Return some rows, given by a slice, a mask or their numbers."""
     if isinstance(X, Dataset):
         return Subset(X, np.arange(len(X))[rows].tolist())
-
-    if isinstance(X, (list, tuple)):
+    if isinstance(X, (list, tuple)):  # several inputs of a batch of a data set
         return [take(x, rows) for x in X]
 
     def pick(x: np.ndarray | Tensor, _: str) -> np.ndarray | Tensor:

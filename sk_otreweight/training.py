@@ -54,9 +54,9 @@ class TrainingRun:
         same columns throughout.
     progress : Progress
         Is told of every stage and epoch.
-    encoded : callable, default=None
-        ``encoded(dataset)`` returns a validation set of the user's own with encoded
-        labels; without it, they are taken as they are.
+    encoded : callable, default=identity
+        ``encoded(dataset)`` returns a validation set that is no part of `X` with its
+        labels encoded as `y` is.
     """
 
     def __init__(

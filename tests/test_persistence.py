@@ -1038,7 +1038,7 @@ def test_devices(weights, device, digits, tmp_path):
     assert_same_predictions(loaded, clf, digits)
 
 
-# What a reader met
+# Compiled modules, and callbacks that make folders
 
 
 def test_a_compiled_instance_is_loaded_into_a_plain_one(digits, tmp_path):
