@@ -10,7 +10,6 @@ plan and ``reg`` the weight lambda of the entropy.
 """
 
 from sk_otreweight.transport.gradient import transport_cost, transport_gradient
-from sk_otreweight.transport.log_domain import SinkhornSolver
 from sk_otreweight.transport.plan import (
     TransportPlan,
     TransportSolver,
@@ -18,6 +17,7 @@ from sk_otreweight.transport.plan import (
 )
 from sk_otreweight.transport.pot import POTSolver
 from sk_otreweight.transport.semirelaxed import semirelaxed_weights, solve_semirelaxed
+from sk_otreweight.transport.sinkhorn import SinkhornSolver
 from sk_otreweight.transport.solvers import SOLVERS, sinkhorn
 
 __all__ = [

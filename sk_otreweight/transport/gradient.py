@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sk_otreweight.transport.adjoint import solve_coupled
-from sk_otreweight.transport.log_domain import SinkhornSolver
+from sk_otreweight._validation import check_transport_shapes
+from sk_otreweight.transport.adjoint import root_of, solve_columns, symmetric_plan
 from sk_otreweight.transport.plan import (
     TransportPlan,
     TransportSolver,
     warn_unconverged,
 )
+from sk_otreweight.transport.sinkhorn import SinkhornSolver
 
 
 def transport_gradient(
@@ -46,17 +47,70 @@ def transport_gradient(
         Likewise for `b`.
     grad_C : Tensor of shape (..., n, m)
     """
+    shape, problem = C.shape, C.shape[-2:]
     with torch.no_grad():
-        C = C.double()
-        f, g, plan = (x.double() for x in (solution.f, solution.g, solution.plan))
-        # Softmax instead of T / a and T / b: defined for rows without mass as well.
-        S = torch.softmax((g[..., None, :] - C) / reg, -1)
-        R = torch.softmax((f[..., :, None] - C) / reg, -2)
-        mean_row, mean_column = (C * S).sum(-1), (C * R).sum(-2)
-        masses = plan.sum(-1), plan.sum(-2)
-        p, q = solve_coupled(S, R, *masses, mean_row, mean_column)
-        grad_C = plan * (1 + (p[..., :, None] + q[..., None, :] - C) / reg)
-        return p - p.mean(-1, keepdim=True), q - q.mean(-1, keepdim=True), grad_C
+        C = C.double().reshape(-1, *problem)
+        batch = shape[:-2]
+        solution = solution.map(
+            lambda x: x.reshape(-1, *x.shape[len(batch) :]).double()
+        )
+        p, q = adjoint_potentials(C, solution)
+        grad_b = _column_gradient(C, solution, reg, p, q)
+        grad_C = _cost_gradient(C, solution, reg, p, q)
+        return tuple(
+            x.reshape(batch + x.shape[1:]) for x in (centred(p), grad_b, grad_C)
+        )
+
+
+def adjoint_potentials(C: Tensor, solution: TransportPlan) -> tuple[Tensor, Tensor]:
+    """Return the adjoint potentials p (P, n) and q (P, m) at P solved problems.
+
+    Those of :func:`transport_gradient`, up to a constant; `centred` p is the gradient
+    with respect to the masses of the rows. q has no meaning for columns without mass.
+
+    Parameters
+    ----------
+    C : Tensor of shape (P, n, m)
+        In float64.
+    solution : TransportPlan
+        In float64.
+    """
+    plan, S, r = solution.plan, solution.conditional, solution.row_cost[..., None]
+    a, b = plan.sum(-1, keepdim=True), plan.sum(-2)[..., None]
+    root_a, root_b = root_of(a), root_of(b)
+    M = symmetric_plan(plan, root_a, root_b)
+    if M.shape[-1] <= M.shape[-2]:
+        right = ((C - r) * plan).sum(-2)[..., None] / root_b
+        q = solve_columns(M, root_b, right, refine=True) / root_b
+    else:
+        s = (C * plan).sum(-2)[..., None] / (root_b * root_b)
+        right = root_a * torch.baddbmm(r, S, s, alpha=-1)
+        x = solve_columns(M.mT, root_a, right, refine=True)
+        q = s - torch.bmm(M.mT, x) / root_b
+    # Of rows without mass as well, which the system knows nothing of.
+    p = torch.baddbmm(r, S, q, alpha=-1)
+    return p[..., 0], q[..., 0]
+
+
+def centred(x: Tensor) -> Tensor:
+    """Return a gradient on the simplex, determined up to a constant, of mean zero."""
+    return x - x.mean(-1, keepdim=True)
+
+
+def _column_gradient(
+    C: Tensor, solution: TransportPlan, reg: float, p: Tensor, q: Tensor
+) -> Tensor:
+    """Return the gradient (P, m) with respect to the masses of the columns."""
+    logits = (solution.f[..., None] - C) / reg
+    lone = ((C - p[..., None]) * torch.softmax(logits, -2)).sum(-2)
+    return centred(torch.where(solution.plan.sum(-2) > 0, q, lone))
+
+
+def _cost_gradient(
+    C: Tensor, solution: TransportPlan, reg: float, p: Tensor, q: Tensor
+) -> Tensor:
+    """Return ``T (1 + (p + q - C) / reg)`` (P, n, m)."""
+    return solution.plan * (1 + (p[..., None] + q[..., None, :] - C) / reg)
 
 
 class _TransportCost(torch.autograd.Function):
@@ -72,7 +126,16 @@ class _TransportCost(torch.autograd.Function):
         solver: TransportSolver,
         init: Tensor | None,
     ) -> Tensor:
-        solution = solver.solve(C, a, b, reg, init)
+        ctx.save_for_backward(C)
+        ctx.reg, ctx.shapes = reg, (a.shape, b.shape)
+        # As one batch of problems, which is what solver and gradient work on.
+        check_transport_shapes(C, a, b)
+        batch, (n, m) = C.shape[:-2], C.shape[-2:]
+        C = C.reshape(-1, n, m)
+        a, b = (x.expand(*batch, x.shape[-1]).reshape(-1, x.shape[-1]) for x in (a, b))
+        if init is not None:
+            init = init.expand(*batch, m).reshape(-1, m)
+        ctx.solution = solution = solver.solve(C, a, b, reg, init)
         if not solution.converged:
             warn_unconverged(
                 solution,
@@ -80,10 +143,7 @@ class _TransportCost(torch.autograd.Function):
                 tol=solver.tol,
                 reg=reg,
             )
-        ctx.save_for_backward(C)
-        ctx.solution, ctx.reg = solution, reg
-        ctx.shapes = a.shape, b.shape
-        return solution.cost.to(C.dtype)
+        return solution.cost.reshape(batch).to(C.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -91,17 +151,24 @@ class _TransportCost(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, grad: Tensor
     ) -> tuple[Tensor | None, ...]:
         (C,) = ctx.saved_tensors
-        grad_a, grad_b, grad_C = transport_gradient(C, ctx.solution, ctx.reg)
-        grad = grad.double()
-        shape_a, shape_b = ctx.shapes
-        return (
-            (grad[..., None, None] * grad_C).to(C.dtype),
-            (grad[..., None] * grad_a).sum_to_size(shape_a).to(C.dtype),
-            (grad[..., None] * grad_b).sum_to_size(shape_b).to(C.dtype),
-            None,
-            None,
-            None,
-        )
+        batch, dtype, reg, solution = C.shape[:-2], C.dtype, ctx.reg, ctx.solution
+        C = C.double().reshape(-1, *C.shape[-2:])
+        p, q = adjoint_potentials(C, solution)
+
+        def scaled(x: Tensor) -> Tensor:
+            x = x.reshape(batch + x.shape[1:])
+            return (grad.reshape(batch + (1,) * (x.ndim - len(batch))) * x).to(dtype)
+
+        needs_C, needs_a, needs_b = ctx.needs_input_grad[:3]
+        grad_C = grad_a = grad_b = None
+        if needs_C:
+            grad_C = scaled(_cost_gradient(C, solution, reg, p, q))
+        if needs_a:
+            grad_a = scaled(centred(p)).sum_to_size(ctx.shapes[0])
+        if needs_b:
+            grad_b = scaled(_column_gradient(C, solution, reg, p, q))
+            grad_b = grad_b.sum_to_size(ctx.shapes[1])
+        return grad_C, grad_a, grad_b, None, None, None
 
 
 def transport_cost(

@@ -5,11 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sk_otreweight.transport.plan import (
-    TransportPlan,
-    TransportSolver,
-    plan_and_error,
-)
+from sk_otreweight.transport.plan import TransportPlan, TransportSolver
 
 
 class POTSolver(TransportSolver):
@@ -34,16 +30,20 @@ class POTSolver(TransportSolver):
     def _solve(
         self, C: Tensor, a: Tensor, b: Tensor, reg: float, init: Tensor | None
     ) -> TransportPlan:
-        flat = (C.flatten(0, -3) if C.ndim > 2 else C[None],)
-        flat += (a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]))
-        solved = [self._solve_one(*problem, reg) for problem in zip(*flat, strict=True)]
+        problems = zip(C, a, b, strict=True)
+        solved = [self._solve_one(*problem, reg) for problem in problems]
         u, v = (torch.stack(potential) for potential in zip(*solved, strict=True))
-        u, v = u.reshape(a.shape), v.reshape(b.shape)
-        plan, error = plan_and_error(C / -reg, u, v, b)
-        converged = bool((error <= max(10 * self.tol, 1e-8)).all())
-        cost = (C * plan).sum((-2, -1))
-        return TransportPlan(
-            plan, u * reg, v * reg, self.max_iter, converged, error, cost
+        conditional = torch.softmax(v[..., None, :] - C / reg, -1)
+        error = (torch.bmm(a[:, None], conditional)[:, 0] - b).abs().sum(-1)
+        return TransportPlan.of(
+            C,
+            a,
+            conditional,
+            f=u * reg,
+            g=v * reg,
+            n_iter=self.max_iter,
+            converged=bool((error <= max(10 * self.tol, 1e-8)).all()),
+            marginal_error=error,
         )
 
     def _solve_one(

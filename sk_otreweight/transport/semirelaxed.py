@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sk_otreweight._validation import check_columns, check_reg
-from sk_otreweight.transport.adjoint import apply
 
 # Rows, and cost entries, held at a time by the closed form.
 _BLOCK_ROWS = 2**16
@@ -102,7 +101,7 @@ def solve_semirelaxed(
     for rows in _row_blocks(n_rows, b.shape[-1]):
         block = block_of(rows)
         share = (block.double() / -reg - total[..., None, :]).exp()
-        weights.append(apply(share, b).to(block.dtype))
+        weights.append((share @ b[..., None])[..., 0].to(block.dtype))
         costs.append(((block * share).sum(-2) * b).sum(-1))
     return torch.cat(weights, -1), torch.stack(costs).sum(0).to(block.dtype)
 

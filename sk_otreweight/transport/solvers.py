@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sk_otreweight.transport.log_domain import SinkhornSolver
 from sk_otreweight.transport.plan import (
     TransportPlan,
     TransportSolver,
     warn_unconverged,
 )
 from sk_otreweight.transport.pot import POTSolver
+from sk_otreweight.transport.sinkhorn import SinkhornSolver
 
 SOLVERS: dict[str, type[TransportSolver]] = {
     "sinkhorn": SinkhornSolver,
@@ -83,4 +83,5 @@ def sinkhorn(
     solution = SinkhornSolver(max_iter=max_iter, tol=tol).solve(C, a, b, reg, init)
     if not solution.converged:
         warn_unconverged(solution, max_iter=max_iter, tol=tol, reg=reg)
-    return solution.to(C.dtype if C.is_floating_point() else torch.get_default_dtype())
+    dtype = C.dtype if C.is_floating_point() else torch.get_default_dtype()
+    return solution.to(dtype)
