@@ -31,6 +31,7 @@ from sk_otreweight.transport import (
     semirelaxed_weights,
     sinkhorn,
     transport_cost,
+    transport_value_and_grad,
 )
 from sk_otreweight.weights import (
     AttentionWeightNet,
@@ -75,4 +76,5 @@ __all__ = [
     "sinkhorn",
     "suspicious_rows",
     "transport_cost",
+    "transport_value_and_grad",
 ]

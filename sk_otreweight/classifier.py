@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -261,38 +261,67 @@ class _TransportStep(Stage2Step):
         )
         self.is_fresh = True
 
-    def begin_epoch(self) -> None:
-        """Draw the meta set anew, and refresh what depends on the extractor."""
-        if self.is_fresh:
-            self.is_fresh = False
-            return
+    def begin_epoch(self, batches: Sequence[Tensor] | None) -> None:
+        """Refresh what an epoch depends on, and step weights that need no net."""
         is_drawn = self.data.meta is None
-        if is_drawn or not self.is_frozen:
+        if not self.is_fresh and (is_drawn or not self.is_frozen):
             self._set_meta()
             self.reweighter.refresh(self._solved_features())
+        self.is_fresh = False
+        self.epoch_weights = None
+        if batches is not None and self._knows_weights():
+            if self.reweighter.needs_meta_features:
+                self.reweighter.update_epoch(self.data.features, batches)
+            else:
+                self.reweighter.update_epoch(None, batches)
+            self._fix_weights(torch.cat(list(batches)))
+
+    def _knows_weights(self) -> bool:
+        """Return whether the weights of an epoch do not depend on its steps."""
+        if self.reweighter.solves_training_set:
+            return True
+        if not self.reweighter.steps_together:
+            return False
+        # The features of an epoch are known if they stay as they are, and are kept.
+        is_known = isinstance(self.data.features, Tensor)
+        return is_known or not self.reweighter.needs_features
+
+    def _fix_weights(self, rows: Tensor) -> None:
+        """Look the weights of an epoch's rows up once."""
+        labels = self.data.labels
+        rows = rows.to(labels.device)
+        weights = self.reweighter.weights(None, labels[rows], rows)
+        self.epoch_weights = weights.new_zeros(len(labels))
+        self.epoch_weights[rows] = weights
 
     def weigh(self, batch: StepBatch) -> Tensor:
         """Return the weights of a batch after steps (a) and (b)."""
+        if self.epoch_weights is not None:
+            return self.epoch_weights[batch.rows]
         points = batch.features, batch.labels, batch.rows
         if self.virtual_step is None:
             self.reweighter.update(*points)
         else:
-            self.reweighter.begin_batch(*points)
-            weights = self.reweighter.weights(*points, record=False)
-            virtual = VirtualStep(
-                self.data.net,
-                self.data.head,
-                batch.losses,
-                weights,
-                is_exact=self.virtual_step == "exact",
-            )
-            self.reweighter.update(
-                *points,
-                cost_features=virtual.features(batch.X),
-                meta_features=virtual.features(self.meta_inputs),
-                chain=virtual.chain if self.virtual_step == "exact" else None,
-            )
+            self._virtual_update(batch)
         return self.reweighter.weights(*points)
+
+    def _virtual_update(self, batch: StepBatch) -> None:
+        """Take step (a), and step (b) with the cost that it leads to."""
+        points = batch.features, batch.labels, batch.rows
+        self.reweighter.begin_batch(*points)
+        virtual = VirtualStep(
+            self.data.net,
+            self.data.head,
+            batch.losses,
+            self.reweighter.weights(*points, record=False),
+            is_exact=self.virtual_step == "exact",
+        )
+        self.reweighter.update(
+            *points,
+            cost_features=virtual.features(batch.X),
+            meta_features=virtual.features(self.meta_inputs),
+            chain=virtual.chain if self.virtual_step == "exact" else None,
+        )
 
     def extra_batch(self) -> tuple[float, Any, Any] | None:
         """Return the meta rows if their loss counts too."""

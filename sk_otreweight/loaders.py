@@ -76,10 +76,25 @@ class RowLoader:
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def __iter__(self) -> Iterator[RowBatch]:
+        return iter(self.epoch())
+
+    def epoch(self) -> RowEpoch | _NumberedLoader:
+        """Draw the order of an epoch and return its batches.
+
+        Their attribute `rows`, a list of Tensors, tells which rows they will hold; it
+        is missing for data sets that go through a `DataLoader`.
+        """
         arrays = _arrays(self.dataset)
         if arrays is None:
-            return iter(_NumberedLoader(self._data_loader()))
-        return self._slices(*arrays)
+            return _NumberedLoader(self._data_loader())
+        X, y, rows = arrays
+        if self.shuffle:
+            rows = rows[torch.randperm(len(rows))]
+        n_batches = len(self)
+        last = len(rows) if self.merge_last else n_batches * self.batch_size
+        splits = [number * self.batch_size for number in range(1, n_batches)]
+        batches = rows[:last].tensor_split(splits) if n_batches else ()
+        return RowEpoch(X, y, list(batches))
 
     def _data_loader(self) -> DataLoader:
         return DataLoader(
@@ -89,18 +104,43 @@ class RowLoader:
             drop_last=self.drop_last,
         )
 
-    def _slices(self, X: Any, y: Any, rows: Tensor) -> Iterator[RowBatch]:
-        if self.shuffle:
-            rows = rows[torch.randperm(len(rows))]
-        n_batches = len(self)
-        for number in range(n_batches):
-            start, stop = number * self.batch_size, (number + 1) * self.batch_size
-            if self.merge_last and number == n_batches - 1:
-                stop = len(rows)
-            batch = rows[start:stop]
+
+class RowEpoch:
+    """Slices of arrays, of rows that are known beforehand.
+
+    Parameters
+    ----------
+    X, y : array, Tensor or mapping
+        y may be None.
+    rows : list of Tensor of shape (batch_size,)
+    """
+
+    def __init__(self, X: Any, y: Any, rows: list[Tensor]):
+        self.X, self.y, self.rows = X, y, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        for rows in self.rows:
             # Without labels, what skorch stands in for them when only predicting.
-            labels = torch.zeros(len(batch)) if y is None else _take(y, batch)
-            yield RowBatch(_take(X, batch), labels, batch)
+            y = torch.zeros(len(rows)) if self.y is None else _take(self.y, rows)
+            yield RowBatch(_take(self.X, rows), y, rows)
+
+
+def plan_epoch(batches: Any) -> tuple[Any, list[Tensor] | None]:
+    """Return the batches of the next epoch, and their rows if these are known by now.
+
+    Parameters
+    ----------
+    batches : iterable of RowBatch
+        From `training_batches`, or a loader of another kind.
+    """
+    # A subclass that iterates in another way is left to do so.
+    if getattr(type(batches), "__iter__", None) is not RowLoader.__iter__:
+        return batches, None
+    epoch = batches.epoch()
+    return epoch, getattr(epoch, "rows", None)
 
 
 class NumberedDataset(Dataset):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -13,9 +14,14 @@ from sk_otreweight.costs import Cost, resolve_cost
 from sk_otreweight.meta_sets import Atoms, MetaSet, resolve_meta_set
 from sk_otreweight.transport import (
     SOLVERS,
+    Problem,
     TransportPlan,
     TransportSolver,
-    transport_gradient,
+    adjoint_potentials,
+    centred,
+    cost_gradient,
+    problem_chunks,
+    unflattened,
     warn_unconverged,
 )
 from sk_otreweight.weights import (
@@ -306,19 +312,104 @@ class Reweighter:
         if cost_features is None:
             cost_features = features
         C = self.cost_(cost_features, labels, atoms.features, atoms.labels)
-        mass = atoms.mass.double()
-        mass = mass / mass.sum()  # float32 masses sum to 1 within 1e-7 only
+        self._step(rows, C, atoms.mass, n_steps, chain)
+
+    @property
+    def steps_together(self) -> bool:
+        """Whether the batches of an epoch can be stepped together.
+
+        So it is if the steps of a batch leave the weights of all other rows alone.
+        """
+        return self.weights_.separable
+
+    def update_epoch(self, features: Tensor | None, batches: Sequence[Tensor]) -> None:
+        """Move the weights of all batches of an epoch.
+
+        The same as :meth:`update` batch after batch, for features that stay as they
+        are through the epoch; where possible (see `steps_together`) many batches
+        at a time, which takes a fraction of the time.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, d) or None
+            Features of all training rows; None if neither cost nor weights need them.
+        batches : sequence of Tensor of shape (batch_size,)
+            Row numbers of each batch. A row may be in one batch at most.
+        """
+        if self.solves_training_set:
+            return
+        for index in self._groups(features, batches):
+            if not self.steps_together:
+                part = None if features is None else features[index]
+                self.update(part, self._labels[index], index)
+                continue
+            rows = self._rows(self._labels[index], features, index)
+            C, mass = self._epoch_cost(features, index)
+            self._step(rows, C, mass, self.weights_.begin_batch(rows))
+
+    def _groups(
+        self, features: Tensor | None, batches: Sequence[Tensor]
+    ) -> Iterator[Tensor]:
+        """Yield batches (B,), or so many of one size (P, B) as are solved together."""
+        device = self._labels.device
+        if not self.steps_together:
+            yield from (batch.to(device) for batch in batches)
+            return
+        width = max(
+            len(self._meta_labels), 0 if features is None else features.shape[1]
+        )
+        for size, group in groupby(batches, len):
+            group = list(group)
+            for part in problem_chunks(len(group), size, width):
+                yield torch.stack(group[part]).to(device)
+
+    def _epoch_cost(
+        self, features: Tensor | None, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the costs (P, B, m) of P batches, and the masses (m,) or (P, m)."""
+        labels = self._labels[index]
+        if not self.needs_meta_features:
+            features = None
+
+        def cost(rows: Tensor, labels: Tensor, atoms: Atoms) -> Tensor:
+            part = None if features is None else features[rows]
+            return self.cost_(part, labels, atoms.features, atoms.labels)
+
+        if self.meta_set_.stochastic:
+            drawn = [self._draw_atoms(None) for _ in index]
+            C = [cost(*batch) for batch in zip(index, labels, drawn, strict=True)]
+            return torch.stack(C), torch.stack([atoms.mass for atoms in drawn])
+        atoms = self._draw_atoms(None)
+        C = cost(index.flatten(), labels.flatten(), atoms)
+        return C.reshape(*index.shape, -1), atoms.mass
+
+    def _step(
+        self,
+        rows: Rows,
+        C: Tensor,
+        mass: Tensor,
+        n_steps: int,
+        chain: Chain | None = None,
+    ) -> None:
+        """Take steps for a batch, or for several: C (B, m) or (P, B, m)."""
+        mass = mass.double()
+        mass = mass / mass.sum(-1, keepdim=True)  # float32 sums to 1 within 1e-7 only
+        batch = C.shape[:-2]
         for _ in range(n_steps):
             with torch.no_grad():
                 a = self.weights_.probabilities(rows).double()
-            fixed = C.detach()
-            solution = self.solver_.solve(fixed, a / a.sum(), mass, self.reg)
+                a = a / a.sum(-1, keepdim=True)
+            on_arrays = self.solver_.takes_arrays and chain is None
+            problem = Problem.of(C, a, mass, None, on_arrays=on_arrays)
+            solution = self.solver_.solve_problem(problem, self.reg)
             self._note(solution)
-            grad_a, _, grad_C = transport_gradient(fixed, solution, self.reg)
+            p, q = adjoint_potentials(problem.C, solution)
+            grad = unflattened(centred(p), batch, C.dtype)
             if chain is not None:
+                grad_C = cost_gradient(problem.C, solution, self.reg, p, q)
                 scale = self.weights_.loss_weights(rows).detach().sum()
-                grad_a = grad_a + scale * chain(C, grad_C.to(C.dtype))
-            self.weights_.step(rows, grad_a.to(C.dtype))
+                grad = grad + scale * chain(C, unflattened(grad_C, batch, C.dtype))
+            self.weights_.step(rows, grad)
 
     def __call__(
         self, features: Tensor | None, labels: Tensor, index: Tensor | None = None
@@ -379,7 +470,8 @@ class Reweighter:
             ess = float(total**2 / (n * squares))
             divergence = float(log_ratio / total - torch.log(total / start))
         if self._transport_costs:  # a closed form is not solved anew in every epoch
-            self._last_cost = float(torch.stack(self._transport_costs).mean())
+            costs = [torch.as_tensor(x).flatten() for x in self._transport_costs]
+            self._last_cost = float(torch.cat(costs).mean())
         self._forget_statistics()
         return {
             "weights_ess": ess,
@@ -450,4 +542,5 @@ class Reweighter:
                 tol=self.solver_.tol,
                 reg=self.reg,
             )
-        self.unconverged_ += 1
+        is_left = ~(solution.marginal_error <= self.solver_.tol)
+        self.unconverged_ += max(1, int(is_left.sum()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,8 +93,16 @@ class Stage2Step(ABC):
     def weigh(self, batch: StepBatch) -> Tensor:
         """Return the factors (n,) of the batch's losses, for a plain mean."""
 
-    def begin_epoch(self) -> None:  # noqa: B027 - optional hook
-        """Prepare for an epoch of stage 2."""
+    def begin_epoch(  # noqa: B027 - optional hook
+        self, batches: Sequence[Tensor] | None
+    ) -> None:
+        """Prepare for an epoch of stage 2.
+
+        Parameters
+        ----------
+        batches : sequence of Tensor of shape (batch_size,) or None
+            Row numbers of the batches to come, if they are known.
+        """
 
     def extra_batch(self) -> tuple[float, Any, Any] | None:
         """Return a weight, inputs and labels whose mean loss is added, or None."""

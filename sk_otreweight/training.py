@@ -28,6 +28,7 @@ from sk_otreweight.loaders import (
     RowBatch,
     UnnumberedLoader,
     innermost,
+    plan_epoch,
     training_batches,
 )
 from sk_otreweight.progress import Progress
@@ -122,7 +123,7 @@ class TrainingRun:
                 return self.net.train_step(batch)
 
         batches = self._batches(self.train)
-        self._run(1, epochs, batches, step, lambda: None, lambda: self.columns)
+        self._run(1, epochs, batches, step, lambda _: None, lambda: self.columns)
 
     def stage_two(
         self,
@@ -191,7 +192,7 @@ class TrainingRun:
         epochs: int,
         batches: Any,
         step: Callable[[Any], dict[str, Any]],
-        begin_epoch: Callable[[], None],
+        begin_epoch: Callable[[Any], None],
         record: Callable[[], Mapping[str, float]],
     ) -> None:
         if self.interrupted:
@@ -206,8 +207,9 @@ class TrainingRun:
         def epoch() -> None:
             net.notify("on_epoch_begin", **datasets)
             net.history.record("stage", stage)
-            begin_epoch()
-            net.run_single_epoch(batches, training=True, prefix="train", step_fn=step)
+            planned, rows = plan_epoch(batches)
+            begin_epoch(rows)
+            net.run_single_epoch(planned, training=True, prefix="train", step_fn=step)
             for name, value in record().items():
                 net.history.record(name, value)
             net.run_single_epoch(

@@ -26,7 +26,7 @@ TABLE = {
     "_validation": (set(), SHELL),
     "randomness": (set(), SHELL),
     "costs": ({"_validation"}, CORE),
-    "transport": ({"_validation"}, CORE | {"ot"}),
+    "transport": ({"_validation"}, CORE | {"numpy", "scipy", "ot"}),
     "meta_sets": ({"_validation"}, CORE),
     "weights": ({"transport", "randomness", "_validation"}, CORE),
     "reweighter": (

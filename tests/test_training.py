@@ -68,7 +68,7 @@ class Watching(Stage2Step):
     def __init__(self):
         self.batches, self.epochs = [], 0
 
-    def begin_epoch(self):
+    def begin_epoch(self, batches):
         self.epochs += 1
 
     def weigh(self, batch):

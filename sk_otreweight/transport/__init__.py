@@ -9,13 +9,21 @@ of the training rows, ``b`` (m,) that of the balanced distribution Q, ``T`` (n, 
 plan and ``reg`` the weight lambda of the entropy.
 """
 
-from sk_otreweight.transport.gradient import transport_cost, transport_gradient
+from sk_otreweight.transport.gradient import (
+    adjoint_potentials,
+    centred,
+    cost_gradient,
+    transport_cost,
+    transport_gradient,
+    transport_value_and_grad,
+)
 from sk_otreweight.transport.plan import (
     TransportPlan,
     TransportSolver,
     warn_unconverged,
 )
 from sk_otreweight.transport.pot import POTSolver
+from sk_otreweight.transport.problem import Problem, problem_chunks, unflattened
 from sk_otreweight.transport.semirelaxed import semirelaxed_weights, solve_semirelaxed
 from sk_otreweight.transport.sinkhorn import SinkhornSolver
 from sk_otreweight.transport.solvers import SOLVERS, sinkhorn
@@ -23,13 +31,20 @@ from sk_otreweight.transport.solvers import SOLVERS, sinkhorn
 __all__ = [
     "SOLVERS",
     "POTSolver",
+    "Problem",
     "SinkhornSolver",
     "TransportPlan",
     "TransportSolver",
+    "adjoint_potentials",
+    "centred",
+    "cost_gradient",
+    "problem_chunks",
     "semirelaxed_weights",
     "sinkhorn",
     "solve_semirelaxed",
     "transport_cost",
     "transport_gradient",
+    "transport_value_and_grad",
+    "unflattened",
     "warn_unconverged",
 ]

@@ -1,50 +1,57 @@
 """The linear system behind both the exact gradient and the Newton steps.
 
-With ``M = T / sqrt(a b)`` and the unknowns scaled likewise, ``x = sqrt(a) p`` and
-``y = sqrt(b) q``, the optimality conditions of a plan T with the marginals a and b are
+The optimality conditions of a plan T with the marginals a and b, linearised, are
 
-    x + M y = right_rows,        M' x + y = right_columns.
+    diag(a) p + T q = right_rows,        T' p + diag(b) q = right_columns,
 
-Vectors are columns here, (P, n, 1) and (P, m, 1), for P problems at once.
+and p or q can be eliminated, whichever leaves the smaller system. Vectors are columns
+here, (..., n, 1) and (..., m, 1).
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
-# Below this, directions of the system hold rounding noise only.
+from sk_otreweight.transport.arrays import library_of
+
+# Below this share of a mass, directions of the system hold rounding noise only.
 _RIDGE = 1e-12
-# Roots of masses below this count as none; nothing is divided by less.
-_TINY = 1e-150
+# Less than this is never divided by; added to any mass that counts, it is rounded away.
+_TINY = 1e-290
 
 
-def root_of(mass: Tensor) -> Tensor:
-    """Return the square root of masses, which may be divided by."""
-    return mass.sqrt().clamp_(min=_TINY)
+def positive(mass: Any) -> Any:
+    """Return masses that may be divided by."""
+    return mass + _TINY
 
 
-def symmetric_plan(plan: Tensor, root_a: Tensor, root_b: Tensor) -> Tensor:
-    """Return ``M = T / sqrt(a b)`` (P, n, m)."""
-    return (plan / root_a).div_(root_b.mT)
+def solve_for_columns(
+    plan: Any, conditional: Any, mass: Any, right: Any, *, refine: bool = False
+) -> Any:
+    """Solve ``(diag(b) - T' diag(1 / a) T) q = right`` for q, up to a constant.
 
+    The system is that of a reversible Markov chain, singular as constants solve it.
+    A rank-one term fills the null space; a ridge keeps the system positive when the
+    plan is almost block diagonal, and a step of iterative refinement takes its effect
+    out of every direction that is not noise.
 
-def solve_columns(
-    M: Tensor, root_b: Tensor, right: Tensor, *, refine: bool = False
-) -> Tensor:
-    """Solve ``(I - M' M) y = right`` for y (P, m, 1), up to a multiple of `root_b`.
-
-    ``M' M`` is similar to the transition matrix of a reversible Markov chain, with
-    `root_b` its Perron vector, so that the system is singular. A rank-one term fills
-    the null space; a ridge keeps the system positive when the plan is almost block
-    diagonal, and a step of iterative refinement takes its effect out of every
-    direction that is not noise.
+    Parameters
+    ----------
+    plan : array or Tensor of shape (..., n, m)
+    conditional : array or Tensor of shape (..., n, m)
+        ``T / a``.
+    mass : array or Tensor of shape (..., m, 1)
+        The column sums b, positive.
+    right : array or Tensor of shape (..., m, 1)
+    refine : bool, default=False
     """
-    system = torch.baddbmm(root_b @ root_b.mT, M.mT, M, alpha=-1)
-    system.diagonal(dim1=-2, dim2=-1).add_(1 + _RIDGE)
-    factor, _ = torch.linalg.cholesky_ex(system)
-    y = torch.cholesky_solve(right, factor)
+    library = library_of(plan)
+    system = library.matmul(mass, mass.swapaxes(-1, -2))
+    system -= library.matmul(plan.swapaxes(-1, -2), conditional)
+    library.add_diagonal(system, (1 + _RIDGE) * mass)
+    factor = library.factor(system)
+    q = library.solve(factor, right)
     if refine:
-        residual = torch.baddbmm(right, system, y, alpha=-1).add_(y, alpha=_RIDGE)
-        y += torch.cholesky_solve(residual, factor)
-    return y
+        residual = right - library.matmul(system, q) + _RIDGE * mass * q
+        q += library.solve(factor, residual)
+    return q

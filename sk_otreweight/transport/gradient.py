@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sk_otreweight._validation import check_transport_shapes
-from sk_otreweight.transport.adjoint import root_of, solve_columns, symmetric_plan
+from sk_otreweight.transport.adjoint import positive, solve_for_columns
+from sk_otreweight.transport.arrays import as_tensor, library_of
 from sk_otreweight.transport.plan import (
     TransportPlan,
     TransportSolver,
     warn_unconverged,
 )
+from sk_otreweight.transport.problem import Problem, unflattened
 from sk_otreweight.transport.sinkhorn import SinkhornSolver
 
 
@@ -47,54 +51,54 @@ def transport_gradient(
         Likewise for `b`.
     grad_C : Tensor of shape (..., n, m)
     """
-    shape, problem = C.shape, C.shape[-2:]
+    batch = C.shape[:-2]
+
+    def flat(x: Tensor) -> Tensor:
+        return x.double().reshape(-1, *x.shape[len(batch) :])
+
     with torch.no_grad():
-        C = C.double().reshape(-1, *problem)
-        batch = shape[:-2]
-        solution = solution.map(
-            lambda x: x.reshape(-1, *x.shape[len(batch) :]).double()
-        )
+        C, solution = flat(C), solution.map(flat)
         p, q = adjoint_potentials(C, solution)
         grad_b = _column_gradient(C, solution, reg, p, q)
-        grad_C = _cost_gradient(C, solution, reg, p, q)
-        return tuple(
-            x.reshape(batch + x.shape[1:]) for x in (centred(p), grad_b, grad_C)
-        )
+        grad_C = cost_gradient(C, solution, reg, p, q)
+        return tuple(unflattened(x, batch) for x in (centred(p), grad_b, grad_C))
 
 
-def adjoint_potentials(C: Tensor, solution: TransportPlan) -> tuple[Tensor, Tensor]:
-    """Return the adjoint potentials p (P, n) and q (P, m) at P solved problems.
+def adjoint_potentials(C: Any, solution: TransportPlan) -> tuple[Any, Any]:
+    """Return the adjoint potentials p (..., n) and q (..., m) at solved problems.
 
     Those of :func:`transport_gradient`, up to a constant; `centred` p is the gradient
     with respect to the masses of the rows. q has no meaning for columns without mass.
 
     Parameters
     ----------
-    C : Tensor of shape (P, n, m)
+    C : array of shape (n, m) or Tensor of shape (P, n, m)
         In float64.
     solution : TransportPlan
-        In float64.
+        Of arrays or tensors alike.
     """
-    plan, S, r = solution.plan, solution.conditional, solution.row_cost[..., None]
-    a, b = plan.sum(-1, keepdim=True), plan.sum(-2)[..., None]
-    root_a, root_b = root_of(a), root_of(b)
-    M = symmetric_plan(plan, root_a, root_b)
-    if M.shape[-1] <= M.shape[-2]:
-        right = ((C - r) * plan).sum(-2)[..., None] / root_b
-        q = solve_columns(M, root_b, right, refine=True) / root_b
+    plan, S, row_cost = solution.plan, solution.conditional, solution.row_cost
+    matmul = library_of(C).matmul
+    r = row_cost[..., None]
+    mass = positive(plan.sum(-2)[..., None])
+    if plan.shape[-1] <= plan.shape[-2]:
+        right = ((C - r) * plan).sum(-2)[..., None]
+        q = solve_for_columns(plan, S, mass, right, refine=True)
     else:
-        s = (C * plan).sum(-2)[..., None] / (root_b * root_b)
-        right = root_a * torch.baddbmm(r, S, s, alpha=-1)
-        x = solve_columns(M.mT, root_a, right, refine=True)
-        q = s - torch.bmm(M.mT, x) / root_b
+        a = plan.sum(-1)[..., None]
+        of_columns = (plan / mass.swapaxes(-1, -2)).swapaxes(-1, -2)
+        s = (C * plan).sum(-2)[..., None] / mass
+        right = a * r - matmul(plan, s)
+        transposed = plan.swapaxes(-1, -2)
+        p = solve_for_columns(transposed, of_columns, positive(a), right, refine=True)
+        q = s - matmul(of_columns, p)
     # Of rows without mass as well, which the system knows nothing of.
-    p = torch.baddbmm(r, S, q, alpha=-1)
-    return p[..., 0], q[..., 0]
+    return (r - matmul(S, q))[..., 0], q[..., 0]
 
 
-def centred(x: Tensor) -> Tensor:
+def centred(x: Any) -> Any:
     """Return a gradient on the simplex, determined up to a constant, of mean zero."""
-    return x - x.mean(-1, keepdim=True)
+    return x - x.mean(-1)[..., None]
 
 
 def _column_gradient(
@@ -106,7 +110,7 @@ def _column_gradient(
     return centred(torch.where(solution.plan.sum(-2) > 0, q, lone))
 
 
-def _cost_gradient(
+def cost_gradient(
     C: Tensor, solution: TransportPlan, reg: float, p: Tensor, q: Tensor
 ) -> Tensor:
     """Return ``T (1 + (p + q - C) / reg)`` (P, n, m)."""
@@ -126,49 +130,37 @@ class _TransportCost(torch.autograd.Function):
         solver: TransportSolver,
         init: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(C)
-        ctx.reg, ctx.shapes = reg, (a.shape, b.shape)
-        # As one batch of problems, which is what solver and gradient work on.
-        check_transport_shapes(C, a, b)
-        batch, (n, m) = C.shape[:-2], C.shape[-2:]
-        C = C.reshape(-1, n, m)
-        a, b = (x.expand(*batch, x.shape[-1]).reshape(-1, x.shape[-1]) for x in (a, b))
-        if init is not None:
-            init = init.expand(*batch, m).reshape(-1, m)
-        ctx.solution = solution = solver.solve(C, a, b, reg, init)
-        if not solution.converged:
-            warn_unconverged(
-                solution,
-                max_iter=solver.max_iter,
-                tol=solver.tol,
-                reg=reg,
-            )
-        return solution.cost.reshape(batch).to(C.dtype)
+        problem = Problem.of(C, a, b, init, on_arrays=solver.takes_arrays)
+        solution = _solved(problem, reg, solver)
+        to_output = partial(unflattened, batch=C.shape[:-2], dtype=C.dtype)
+        needs_C, needs_a, needs_b = needs = ctx.needs_input_grad[:3]
+        if any(needs):
+            p, q = adjoint_potentials(problem.C, solution)
+            grad_C = grad_a = grad_b = None
+            if needs_a:
+                grad_a = to_output(centred(p))
+            if needs_b or needs_C:
+                C_flat, whole = as_tensor(problem.C), solution.map(as_tensor)
+                of_all = C_flat, whole, reg, as_tensor(p), as_tensor(q)
+                grad_C = to_output(cost_gradient(*of_all)) if needs_C else None
+                grad_b = to_output(_column_gradient(*of_all)) if needs_b else None
+            ctx.save_for_backward(grad_C, grad_a, grad_b)
+            ctx.shapes = C.shape, a.shape, b.shape
+        return to_output(solution.cost)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        (C,) = ctx.saved_tensors
-        batch, dtype, reg, solution = C.shape[:-2], C.dtype, ctx.reg, ctx.solution
-        C = C.double().reshape(-1, *C.shape[-2:])
-        p, q = adjoint_potentials(C, solution)
-
-        def scaled(x: Tensor) -> Tensor:
-            x = x.reshape(batch + x.shape[1:])
-            return (grad.reshape(batch + (1,) * (x.ndim - len(batch))) * x).to(dtype)
-
-        needs_C, needs_a, needs_b = ctx.needs_input_grad[:3]
-        grad_C = grad_a = grad_b = None
-        if needs_C:
-            grad_C = scaled(_cost_gradient(C, solution, reg, p, q))
-        if needs_a:
-            grad_a = scaled(centred(p)).sum_to_size(ctx.shapes[0])
-        if needs_b:
-            grad_b = scaled(_column_gradient(C, solution, reg, p, q))
-            grad_b = grad_b.sum_to_size(ctx.shapes[1])
-        return grad_C, grad_a, grad_b, None, None, None
+        row = grad.unsqueeze(-1)
+        factors = row.unsqueeze(-1), row, row
+        saved = zip(factors, ctx.saved_tensors, ctx.shapes, strict=True)
+        grads = (
+            None if x is None else (factor * x).sum_to_size(shape)
+            for factor, x, shape in saved
+        )
+        return *grads, None, None, None
 
 
 def transport_cost(
@@ -229,3 +221,63 @@ def transport_cost(
     """
     solver = SinkhornSolver() if solver is None else solver
     return _TransportCost.apply(C, a, b, reg, solver, init)
+
+
+def transport_value_and_grad(
+    C: Tensor,
+    a: Tensor,
+    b: Tensor,
+    reg: float = 0.1,
+    *,
+    solver: TransportSolver | None = None,
+    init: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the transport cost ``<C, T>`` and its gradient with respect to `a`.
+
+    The same numbers as :func:`transport_cost` and its backward pass, in one call and
+    without a graph: for a loop that steps the masses itself.
+
+    Parameters
+    ----------
+    C, a, b, reg, solver, init
+        As in :func:`transport_cost`.
+
+    Returns
+    -------
+    cost : Tensor of shape (...,)
+    grad : Tensor of shape (..., n)
+        Of mean zero, as the masses live on a simplex.
+
+    Raises
+    ------
+    ValueError
+        If `reg` is not positive, the shapes do not fit, or the masses differ.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the solver does not reach its tolerance: the gradient is inexact then.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import transport_value_and_grad
+    >>> C = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    >>> a, b = torch.full((3,), 1 / 3), torch.tensor([0.5, 0.5])
+    >>> cost, grad = transport_value_and_grad(C, a, b, reg=0.05)
+    >>> grad
+    tensor([ 0.3333,  0.3333, -0.6667])
+    """
+    solver = SinkhornSolver() if solver is None else solver
+    problem = Problem.of(C, a, b, init, on_arrays=solver.takes_arrays)
+    solution = _solved(problem, reg, solver)
+    grad = centred(adjoint_potentials(problem.C, solution)[0])
+    return tuple(unflattened(x, C.shape[:-2], C.dtype) for x in (solution.cost, grad))
+
+
+def _solved(problem: Problem, reg: float, solver: TransportSolver) -> TransportPlan:
+    """Return the solution, and warn if it is none."""
+    solution = solver.solve_problem(problem, reg)
+    if not solution.converged:
+        warn_unconverged(solution, max_iter=solver.max_iter, tol=solver.tol, reg=reg)
+    return solution

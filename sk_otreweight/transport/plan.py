@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
@@ -17,12 +18,9 @@ from sk_otreweight._validation import (
     check_real,
     check_reg,
     check_same_mass,
-    check_transport_shapes,
     warn_user,
 )
-
-# Cost entries of the problems that are solved together.
-_CHUNK_ENTRIES = 2**18
+from sk_otreweight.transport.problem import Problem, unflattened
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,7 @@ class TransportPlan:
     marginal_error: Tensor
 
     @classmethod
-    def of(
-        cls, C: Tensor, a: Tensor, conditional: Tensor, **others: Any
-    ) -> TransportPlan:
+    def of(cls, C: Any, a: Any, conditional: Any, **others: Any) -> TransportPlan:
         """Return the solution that sends the mass of each row where it goes."""
         plan = conditional * a[..., None]
         row_cost = (C * conditional).sum(-1)
@@ -80,15 +76,17 @@ class TransportPlan:
     def map(self, function: Callable[[Tensor], Tensor]) -> TransportPlan:
         """Return the solution with a function applied to its tensors."""
         return TransportPlan(
-            *(
-                function(x) if isinstance(x, Tensor) else x
-                for x in (getattr(self, field.name) for field in fields(self))
-            )
+            **{
+                name: x if name in ("n_iter", "converged") else function(x)
+                for name, x in vars(self).items()
+            }
         )
 
 
 def joined(solutions: Sequence[TransportPlan]) -> TransportPlan:
     """Return the solutions of parts of a batch as one."""
+    if len(solutions) == 1:
+        return solutions[0]
     columns = zip(*(vars(part).values() for part in solutions), strict=True)
     parts = dict(zip(vars(solutions[0]), columns, strict=True))
     tensors = {
@@ -106,6 +104,8 @@ class TransportSolver(BaseEstimator, ABC):
 
     Every solver has the parameters `max_iter` and `tol`.
     """
+
+    takes_arrays: ClassVar[bool] = False
 
     max_iter: int
     tol: float
@@ -133,40 +133,25 @@ class TransportSolver(BaseEstimator, ABC):
         solution : TransportPlan
             Tensors in float64; no gradient flows through them.
         """
+        problem = Problem.of(C, a, b, init, on_arrays=self.takes_arrays)
+        solution = self.solve_problem(problem, reg)
+        return solution.map(partial(unflattened, batch=C.shape[:-2]))
+
+    def solve_problem(self, problem: Problem, reg: float) -> TransportPlan:
+        """Solve as `solve` does, and return arrays for arrays."""
         self.check_parameters()
         check_reg(reg)
-        check_transport_shapes(C, a, b)
-        batch, (n_rows, n_columns) = C.shape[:-2], C.shape[-2:]
-
-        def flat(x: Tensor) -> Tensor:
-            x = x.double().expand(*batch, x.shape[-1])
-            return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-
         with torch.no_grad():
-            C = C.double()
-            if C.ndim != 3:
-                C = C.reshape(-1, n_rows, n_columns)
-            a, b = flat(a), flat(b)
-            init = None if init is None else flat(init)
-            chunks = problem_chunks(*C.shape)
-            if len(chunks) == 1:
-                solution = self._solve(C, a, b, reg, init)
-            else:
-                solution = joined(
-                    [
-                        self._solve(
-                            *(x[part] for x in (C, a, b)),
-                            reg,
-                            None if init is None else init[part],
-                        )
-                        for part in chunks
-                    ]
-                )
-            if not solution.converged:
-                check_same_mass(a, b)
-            if len(batch) == 1:
-                return solution
-            return solution.map(lambda x: x.reshape(batch + x.shape[1:]))
+            solution = joined(
+                [
+                    self._solve(part.C, part.a, part.b, reg, part.init)
+                    for part in problem.chunks()
+                ]
+            )
+        if not solution.converged:
+            _, a, b, _ = problem.tensors()
+            check_same_mass(a, b)
+        return solution
 
     def check_parameters(self) -> None:
         """Raise on parameters that are not valid; called before any training."""
@@ -177,16 +162,11 @@ class TransportSolver(BaseEstimator, ABC):
     def _solve(
         self, C: Tensor, a: Tensor, b: Tensor, reg: float, init: Tensor | None
     ) -> TransportPlan:
-        """Solve some problems: C (P, n, m), a (P, n), b (P, m), init (P, m) or None."""
+        """Solve some problems: C (P, n, m), a (P, n), b (P, m), init (P, m) or None.
 
-
-def problem_chunks(n_problems: int, n_rows: int, n_columns: int) -> list[slice]:
-    """Return slices of so many problems as are solved together.
-
-    More would not be faster, and the memory in use would not be bounded.
-    """
-    size = max(1, _CHUNK_ENTRIES // max(1, n_rows * n_columns))
-    return [slice(i, i + size) for i in range(0, n_problems, size)]
+        In float64. If the solver `takes_arrays`, a single problem may come as arrays
+        (n, m), (n,), (m,) and (m,), and the solution is to hold arrays then.
+        """
 
 
 def warn_unconverged(

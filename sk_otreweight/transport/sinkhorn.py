@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sk_otreweight._validation import check_finite_cost
-from sk_otreweight.transport.adjoint import root_of, solve_columns, symmetric_plan
+from sk_otreweight.transport.adjoint import positive, solve_for_columns
+from sk_otreweight.transport.arrays import as_array, library_of
 from sk_otreweight.transport.domains import Domain, KernelDomain, LogDomain
 from sk_otreweight.transport.plan import TransportPlan, TransportSolver
+from sk_otreweight.transport.problem import Problem
 
 # Sinkhorn looks at its error every so many sweeps: a look waits for the device.
 _CHECK_EVERY = 10
-# Longest moves of log-potentials by a Newton step that are tried (between blocks of the
-# plan that are almost separate the full step is far too long; 0 stays), and the
-# largest system worth a step.
-_NEWTON_REACHES = (float("inf"), 10.0, 3.0, 1.0, 0.0)
+# Longest moves of log-potentials that are tried where a full Newton step is too long,
+# as between blocks of the plan that are almost separate, and the largest system that is
+# worth a step.
+_NEWTON_REACHES = (10.0, 3.0, 1.0)
+# L1 error from which on a Newton step is tried at the first look.
+_NEAR = 0.03
 _NEWTON_MAX_SIZE = 1024
 # As shares of the largest cost: reg below which it is lowered step by step at once, the
 # value this begins with; and the factor of a step, a second one if that was too quick.
@@ -59,14 +65,14 @@ class SinkhornSolver(TransportSolver):
             [0.1345, 0.3655]], dtype=torch.float64)
     """
 
+    takes_arrays = True
+
     def __init__(self, max_iter: int = 200, tol: float = 1e-6, accelerate: bool = True):
         self.max_iter = max_iter
         self.tol = tol
         self.accelerate = accelerate
 
-    def _solve(
-        self, C: Tensor, a: Tensor, b: Tensor, reg: float, init: Tensor | None
-    ) -> TransportPlan:
+    def _solve(self, C: Any, a: Any, b: Any, reg: float, init: Any) -> TransportPlan:
         accelerate = self.accelerate and min(C.shape[-2:]) <= _NEWTON_MAX_SIZE
         largest_cost = C.max().item()  # NaN if any entry is
         check_finite_cost(largest_cost)
@@ -102,12 +108,13 @@ def _levels(largest_cost: float, reg: float, factor: float) -> list[float]:
     return levels
 
 
+@np.errstate(all="ignore")  # as torch does
 def _iterate(
-    C: Tensor,
-    a: Tensor,
-    b: Tensor,
+    C: Any,
+    a: Any,
+    b: Any,
     reg: float,
-    g: Tensor | None,
+    g: Any,
     *,
     span: float,
     max_iter: int,
@@ -115,8 +122,15 @@ def _iterate(
     accelerate: bool,
 ) -> TransportPlan:
     """Sweep until the error of the column sums is at most `tol`."""
-    kind = KernelDomain if span <= KernelDomain.max_span * reg else LogDomain
-    domain = kind(C, a, b, reg)
+    if span <= KernelDomain.max_span * reg:
+        domain = KernelDomain(C, a, b, reg)
+    elif isinstance(C, Tensor):
+        domain = LogDomain(C, a, b, reg)
+    else:  # logarithms have no arrays
+        problem = Problem(C, a, b, g).tensors()
+        options = {"max_iter": max_iter, "tol": tol, "accelerate": accelerate}
+        C, a, b, g = problem
+        return _iterate(C, a, b, reg, g, span=span, **options).map(as_array)
     # A sweep updates columns, then rows. As only the columns' potential is held, a cold
     # start is the first half of a sweep.
     v, error, n_iter = _sweep(
@@ -131,56 +145,79 @@ def _iterate(
         g=g,
         n_iter=n_iter,
         converged=bool((error <= tol).all()),
-        marginal_error=error,
+        marginal_error=error + 0,  # a tensor that knows of gradients
     )
 
 
+@torch.inference_mode()  # a third of the time of small problems is book-keeping
 def _sweep(
     domain: Domain,
-    v: Tensor,
+    v: Any,
     n_done: int,
     max_iter: int,
     tol: float,
     accelerate: bool,
-) -> tuple[Tensor, Tensor, int]:
+) -> tuple[Any, Any, int]:
     """Return potentials, errors and sweeps; `n_done` sweeps count as done before."""
-    n_iter = 0
+    n_iter, count = 0, library_of(v).count
     while True:
         n_sweeps = min(_CHECK_EVERY, max_iter - n_iter)
         v = domain.sweep(v, n_sweeps - n_done)
         n_iter, n_done = n_iter + n_sweeps, 0
         columns = domain.column_sums(v)
-        error = (columns - domain.b).abs_().sum((-2, -1))
-        is_open = ~(error <= tol)  # true of NaN
-        if accelerate and bool(is_open.any()):
-            v, error = _newton_step(domain, v, columns)
-            is_open = ~(error <= tol)
-        n_open = int(is_open.sum())
+        error = _error(columns, domain.b)[..., 0]
+        n_open = domain.n_problems - count(error <= tol)  # NaN is no solution
+        # Far from the solution, sweeps get further in the time of a Newton step.
+        is_near = n_iter > _CHECK_EVERY or bool(error.max() <= _NEAR)
+        if accelerate and n_open and is_near:
+            v, error = _newton_step(domain, v, columns, error)
+            n_open = domain.n_problems - count(error <= tol)
         if not n_open or n_iter == max_iter:
             return v, error, n_iter
-        if 2 * n_open <= len(v):  # go on with these alone
+        if 2 * n_open <= domain.n_problems:  # go on with these alone
+            is_open = ~(error <= tol)
             rest = domain.subset(is_open)
             solved = _sweep(rest, v[is_open], 0, max_iter - n_iter, tol, accelerate)
             v[is_open], error[is_open] = solved[:2]
             return v, error, n_iter + solved[2]
 
 
-def _newton_step(domain: Domain, v: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def _error(columns: Any, b: Any) -> Any:
+    """Return the L1 error of the column sums (..., k) of k trials."""
+    return abs(columns - b).sum(-2)
+
+
+def _newton_step(domain: Domain, v: Any, columns: Any, error: Any) -> tuple[Any, Any]:
     """Move the potentials along a Newton step, as far as the error is least."""
-    root_a, root_b = root_of(domain.a), root_of(columns)
-    M = symmetric_plan(domain.a * domain.conditional(v), root_a, root_b)
-    right = (domain.b - columns) / root_b
-    if M.shape[-1] <= M.shape[-2]:
-        y = solve_columns(M, root_b, right)
+    library = library_of(v)
+    direction = _newton_direction(domain, v, columns)
+    full = domain.move(v, direction)
+    full_error = _error(domain.column_sums(full), domain.b)
+    if bool((full_error[..., 0] < error).all()):
+        return full, full_error[..., 0]
+    extent = {"axis": -2, "keepdims": True}
+    length = library.amax(direction, **extent) - library.amin(direction, **extent)
+    # All are not longer than the full step, and the last one is to stay.
+    steps = (library.row(_NEWTON_REACHES, like=v) / length).clip(0, 1)
+    trials = library.cat([full, domain.move(v, direction * steps), v], -1)
+    errors = _error(domain.column_sums(trials), domain.b)
+    best = library.where(errors == errors, errors, np.inf).argmin(-1)  # never NaN
+    v = library.choose(trials, best)
+    return v, _error(domain.column_sums(v), domain.b)[..., 0]
+
+
+def _newton_direction(domain: Domain, v: Any, columns: Any) -> Any:
+    """Return the change of the columns' log-potentials that solves a linearisation."""
+    library = library_of(v)
+    conditional, mass = domain.conditional(v), positive(columns)
+    plan, lack = domain.a * conditional, domain.b - columns
+    if plan.shape[-1] <= plan.shape[-2]:
+        direction = solve_for_columns(plan, conditional, mass, lack)
     else:
-        x = solve_columns(M.mT, root_a, -(M @ right))
-        y = torch.baddbmm(right, M.mT, x, alpha=-1)
-    direction = (y / root_b).nan_to_num_(0.0, 0.0, 0.0)
-    length = direction.amax(-2, keepdim=True) - direction.amin(-2, keepdim=True)
-    reaches = torch.tensor(_NEWTON_REACHES, dtype=v.dtype, device=v.device)
-    steps = (reaches / length.clamp_(min=1e-300)).clamp_(max=1)
-    trials = domain.move(v, direction * steps)
-    errors = (domain.column_sums(trials) - domain.b).abs_().sum(-2, keepdim=True)
-    error, best = errors.nan_to_num_(torch.inf).min(-1, keepdim=True)
-    v = trials.gather(-1, best.expand_as(v))
-    return v, error[..., 0, 0]
+        lack = lack / mass
+        of_columns = (plan / mass.swapaxes(-1, -2)).swapaxes(-1, -2)
+        right = -library.matmul(plan, lack)
+        transposed = plan.swapaxes(-1, -2)
+        p = solve_for_columns(transposed, of_columns, positive(domain.a), right)
+        direction = lack - library.matmul(of_columns, p)
+    return direction

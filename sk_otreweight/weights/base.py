@@ -12,15 +12,15 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """Training rows of a batch, or all of them.
+    """Training rows of a batch, of several batches of n rows, or all of them.
 
     Attributes
     ----------
     features : Tensor of shape (n, d) or None
         None if the strategy does not need them.
-    start : Tensor of shape (n,)
+    start : Tensor of shape (n,) or (n_batches, n)
         Weight that each row starts with; mean 1 over the training set.
-    index : Tensor of shape (n,) or None
+    index : Tensor of shape (n,) or (n_batches, n), or None
         Row numbers in the training set.
     """
 
@@ -35,11 +35,14 @@ class WeightStrategy(BaseEstimator, ABC):
     A subclass declares in `needs` what it must be given: ``"features"`` of each batch,
     the ``"index"`` of each batch's rows, or the ``"training_set"`` as a whole, in
     which case `solve` replaces the steps. `per_batch` says that weights mean something
-    within a batch only, so that they are scaled to mean 1 there.
+    within a batch only, so that they are scaled to mean 1 there. `separable` says that
+    a step for one batch does not touch the weights of other rows: then batches may be
+    stepped together, and rows and gradients have a leading dimension.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     per_batch: ClassVar[bool] = False
+    separable: ClassVar[bool] = False
 
     def check_parameters(self) -> None:  # noqa: B027 - optional hook
         """Raise on parameters that are not valid; called before any training."""
@@ -73,7 +76,7 @@ class WeightStrategy(BaseEstimator, ABC):
         ----------
         rows : Rows
             The batch.
-        grad : Tensor of shape (n,)
+        grad : Tensor of shape (n,) or (n_batches, n)
             Gradient of the loss with respect to `probabilities` of the batch.
         """
         raise NotImplementedError(f"{type(self).__name__} is solved, not stepped.")
@@ -102,8 +105,8 @@ class WeightStrategy(BaseEstimator, ABC):
         raise NotImplementedError(f"{type(self).__name__} is stepped, not solved.")
 
     def probabilities(self, rows: Rows) -> Tensor:
-        """Return the probability of each row within the batch (n,), Eq. 4."""
-        return torch.softmax(self.log_weights(rows), 0)
+        """Return the probability of each row within its batch, Eq. 4."""
+        return torch.softmax(self.log_weights(rows), -1)
 
     def loss_weights(self, rows: Rows) -> Tensor:
         """Return the factors of the losses of a batch (n,).

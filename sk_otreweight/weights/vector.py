@@ -39,6 +39,7 @@ class WeightVector(WeightStrategy):
     """
 
     needs = frozenset({"index"})
+    separable = True
 
     def __init__(
         self,
@@ -78,10 +79,10 @@ class WeightVector(WeightStrategy):
     def step(self, rows: Rows, grad: Tensor) -> None:
         """Move the weights of the rows against the gradient."""
         values = self.values_[rows.index]
-        mass = values.sum()
+        mass = values.sum(-1, keepdim=True)
         a = self.probabilities(rows)
         # Only the part of the gradient that keeps the mass can be followed.
-        tangent = grad - (a * grad).sum()
+        tangent = grad - (a * grad).sum(-1, keepdim=True)
         moved = mass * _UPDATES[self.update](a, tangent, self.lr, mass)
         # A batch that lost all its weight to others has none to share out.
         self.values_[rows.index] = torch.where(mass > 0, moved, values)
@@ -90,12 +91,12 @@ class WeightVector(WeightStrategy):
 def _sgd(a: Tensor, tangent: Tensor, lr: float, mass: Tensor) -> Tensor:
     """Step the weights ``mass * a``; return probabilities."""
     moved = (a - lr * tangent / mass**2).clamp(min=0)
-    return moved / moved.sum()
+    return moved / moved.sum(-1, keepdim=True)
 
 
 def _multiplicative(a: Tensor, tangent: Tensor, lr: float, mass: Tensor) -> Tensor:
     """Step the logarithm of the weights; return probabilities."""
-    return torch.softmax(finite_log(a) - lr * tangent, 0)
+    return torch.softmax(finite_log(a) - lr * tangent, -1)
 
 
 _UPDATES = {"multiplicative": _multiplicative, "sgd": _sgd}

@@ -1,0 +1,311 @@
+"""What re-weighting costs on top of plain training.
+
+An epoch of stage 2 is compared with an epoch of plain cross-entropy training (CE) of
+the same skorch net with the same loader, and with the same training written by hand in
+torch, with fixed weights. For ``finetune="head"`` the one by hand trains the head on
+features that it keeps, too. The virtual step has a third measure: CE with exactly the
+forward and backward passes that it needs, and nothing of the re-weighting.
+
+Nets: an MLP for a table, a CNN on Fashion-MNIST, and ResNet-32 on random images of the
+shape of CIFAR, all with long-tailed classes. The contenders start from the same trained
+net, with their data on the device, and take turns; each trains for two epochs, of which
+the second is timed from its begin to its end, with what is refreshed there. Features
+that are extracted once per fit are not in it. Ratios are taken round by round.
+
+There are 10 meta rows per class, but one for ResNet-32: its epochs are short, and ten
+would take a larger part of them than of an epoch of a real data set. (With more meta
+rows a virtual step takes longer, and so does what it is compared with.)
+
+A whole fit of the MLP (both stages, default settings) and predictions are compared with
+the same steps by hand; that both reach the same result is checked.
+
+The results are recorded in ``results/``, unless with ``--short``: the MLP and the CNN
+alone, on fewer rows::
+
+    python examples/benchmarks/overhead.py
+    python examples/benchmarks/overhead.py --short
+    python examples/benchmarks/overhead.py --device cuda
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from _common import Line, Spread, alternate, arguments, markdown_table, ratio, report
+from _overhead_nets import (
+    Setting,
+    cnn_setting,
+    epoch_by_hand,
+    fit_by_hand,
+    mlp_setting,
+    optimizer_of,
+    predict_by_hand,
+    resnet_setting,
+    rows_per_pass,
+    weights_by_hand,
+    with_virtual_passes,
+)
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from skorch import NeuralNetClassifier
+
+from sk_otreweight import OTReweightedClassifier
+
+CE, PASSES = "CE", "CE with the passes of the virtual step"
+ALL_BY_HAND, HEAD_BY_HAND = "by hand", "head, by hand"
+METHODS = {
+    "all, vector": {"finetune": "all", "weights": "vector", "virtual_step": None},
+    "all, vector, virtual step": {
+        "finetune": "all",
+        "weights": "vector",
+        "virtual_step": "first_order",
+    },
+    "all, semirelaxed": {"finetune": "all", "weights": "semirelaxed"},
+    "head, vector": {"finetune": "head", "weights": "vector"},
+    "head, semirelaxed": {"finetune": "head", "weights": "semirelaxed"},
+}
+# Numerator, denominator and the line of their ratio.
+ALL_BOUNDS = (
+    ("all, vector", CE, 1.05),
+    ("all, semirelaxed", CE, 1.05),
+    ("all, vector, virtual step", PASSES, 1.05),
+)
+HEAD_BOUNDS = (("head, vector", CE, 0.25), ("head, semirelaxed", CE, 0.25))
+BOUNDS = {"CNN": ALL_BOUNDS + HEAD_BOUNDS, "ResNet-32": ALL_BOUNDS}
+# Of the results by hand: float32, and kernels that differ with the batch size.
+TOLERANCE = 1e-3
+Times = dict[str, list[float]]
+
+
+def stage_two_epoch(setting: Setting, **method: str | None) -> float:
+    """Return the seconds of an epoch of stage 2."""
+    clf = OTReweightedClassifier(
+        FrozenEstimator(setting.net), max_epochs=2, random_state=0, **method
+    )
+    train, meta = setting.train, setting.meta
+    clf.fit(train.X, train.labels, meta=(meta.X, meta.labels))
+    return clf.history_[-1, "seconds"]
+
+
+def plain_epoch(setting: Setting, make_net: Callable[[], NeuralNetClassifier]) -> float:
+    """Return the seconds of an epoch of a net as skorch trains it."""
+    net = make_net().partial_fit(setting.train.X, setting.train.labels, epochs=2)
+    return net.history[-1, "seconds"]
+
+
+def hand_written_epoch(setting: Setting, *, head: bool) -> float:
+    """Return the seconds of a weighted epoch without skorch, of the net or its head."""
+    module, X = copy.deepcopy(setting.net.module_), setting.train.X
+    if head:
+        module.eval()
+        with torch.no_grad():
+            X = torch.cat([module.body(rows) for rows in X.split(512)])
+        module = module.head
+    epoch = partial(
+        epoch_by_hand,
+        module.train(),
+        optimizer_of(setting.net, module),
+        X,
+        setting.train.y,
+        batch_size=setting.net.batch_size,
+        weights=torch.ones(len(X), device=X.device),
+    )
+    times = alternate({"epoch": epoch}, repeats=1, device=setting.net.device)
+    return times["epoch"][0]
+
+
+def contenders(setting: Setting) -> dict[str, Callable[[], float]]:
+    """Return all that train the net of a setting."""
+    same = partial(copy.deepcopy, setting.net)
+    passes = partial(with_virtual_passes, setting.net, setting.meta.X)
+    methods = {
+        name: partial(stage_two_epoch, setting, **method)
+        for name, method in METHODS.items()
+    }
+    return {
+        CE: partial(plain_epoch, setting, same),
+        ALL_BY_HAND: partial(hand_written_epoch, setting, head=False),
+        **methods,
+        PASSES: partial(plain_epoch, setting, passes),
+        HEAD_BY_HAND: partial(hand_written_epoch, setting, head=True),
+    }
+
+
+def epochs_in_turn(setting: Setting, rounds: int) -> Times:
+    """Let each contender time an epoch of its own, in turn."""
+    print(f"{setting} ...", flush=True)
+    turns = contenders(setting)
+    times: Times = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, epoch in turns.items():
+            times[name].append(epoch())
+    return times
+
+
+def epoch_rows(setting: Setting, times: Times) -> list[list[str]]:
+    """Return the rows of the table of the epochs."""
+    rows = []
+    for name in times:
+        by_hand = HEAD_BY_HAND if name.startswith("head") else ALL_BY_HAND
+        rows.append(
+            [
+                setting.title,
+                name,
+                f"{Spread.of(times[name]):.4f}",
+                f"{ratio(times, name, CE):.3f}",
+                f"{ratio(times, name, by_hand):.3f}",
+            ]
+        )
+    return rows
+
+
+def epoch_lines(setting: Setting, times: Times) -> list[Line]:
+    """Return the lines of the epochs."""
+    return [
+        Line(
+            f"{setting.title}: epoch of {over} / {under}",
+            ratio(times, over, under).median,
+            bound,
+            at_least=False,
+        )
+        for over, under, bound in BOUNDS.get(setting.name, ())
+    ]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Something a user calls, beside the same by hand.
+
+    Attributes
+    ----------
+    name : str
+    times : dict
+        Of the ``"package"`` and ``"by hand"``.
+    gap : float
+        Largest difference of the results.
+    bound : float or None
+        The line of the ratio, if there is one.
+    """
+
+    name: str
+    times: Times
+    gap: float
+    bound: float | None = None
+
+    @property
+    def ratio(self) -> Spread:
+        """Time of the package over the time by hand."""
+        return ratio(self.times, "package", "by hand")
+
+    def row(self) -> list[str]:
+        """Return the row of the table."""
+        spreads = [f"{Spread.of(x):.4f}" for x in self.times.values()]
+        return [self.name, *spreads, f"{self.ratio:.3f}", f"{self.gap:.1e}"]
+
+    def lines(self) -> list[Line]:
+        """Return the lines: the ratio if it has a bound, and the same result."""
+        lines = [(f"{self.name}, difference to by hand", self.gap, TOLERANCE)]
+        if self.bound is not None:
+            lines += [(f"{self.name} / by hand", self.ratio.median, self.bound)]
+        return [Line(*line, at_least=False) for line in lines]
+
+
+def compare_fits(setting: Setting, epochs: int, repeats: int, bound: float) -> Whole:
+    """Time a fit in two stages, and check the weights that it ends with."""
+    train, meta = setting.train, setting.meta
+    net = clone(setting.net).set_params(max_epochs=epochs, callbacks=None).initialize()
+    clf = OTReweightedClassifier(net, max_epochs=epochs, random_state=0)
+    given = {"meta": (meta.X, meta.labels)}
+    tensors = (train.X, train.y), (meta.X, meta.y)
+    functions = {
+        "package": partial(clf.fit, train.X, train.labels, **given),
+        "by hand": partial(fit_by_hand, net, *tensors, epochs=epochs),
+    }
+    times = alternate(functions, repeats=repeats, device=net.device)
+    body = clf.net_.module_.eval().body
+    with torch.no_grad():
+        weights = weights_by_hand(body(train.X), train.y, body(meta.X), meta.y)
+    gap = np.abs(clf.sample_weight_ / weights.cpu().numpy() - 1).max()
+    return Whole(f"{setting.title}: fit", times, float(gap), bound)
+
+
+def compare_predictions(
+    setting: Setting, n: int, repeats: int, bound: float | None = None
+) -> Whole:
+    """Time the probabilities of `n` rows, and check them."""
+    train, meta = setting.train, setting.meta
+    clf = OTReweightedClassifier(
+        FrozenEstimator(setting.net), max_epochs=0, random_state=0
+    )
+    clf.fit(train.X, train.labels, meta=(meta.X, meta.labels))
+    X = train.X[torch.arange(n, device=train.X.device) % len(train.X)]
+    module, predict = clf.net_.module_, partial(clf.predict_proba, X)
+    size = rows_per_pass(module, predict)
+    by_hand = partial(predict_by_hand, module, X, size)
+    functions = {"package": predict, "by hand": by_hand}
+    times = alternate(functions, repeats=repeats, device=setting.net.device)
+    gap = np.abs(predict() - by_hand()).max()
+    name = f"{setting.title}: predict_proba of {n} rows"
+    return Whole(name, times, float(gap), bound)
+
+
+def make_settings(device: str, short: bool) -> list[Setting]:
+    """Return the nets with their rows."""
+    if short:
+        return [mlp_setting(device, n=2_000), cnn_setting(device, n=1_000)]
+    return [
+        mlp_setting(device),
+        cnn_setting(device),
+        resnet_setting(device, batch_size=16, n=256),
+        resnet_setting(device, batch_size=128, n=384),
+    ]
+
+
+def sections(
+    settings: Sequence[Setting], epochs: Mapping[str, Times], wholes: Sequence[Whole]
+) -> dict[str, str]:
+    """Return the tables."""
+    rows = [row for x in settings for row in epoch_rows(x, epochs[x.title])]
+    seconds = "seconds, median (min–max)"
+    of_epochs = ["net", "trained", f"epoch, {seconds}", "/ CE", "/ by hand"]
+    of_wholes = ["what", seconds, "by hand", "ratio", "difference"]
+    return {
+        "Data": "\n".join(f"- {setting}" for setting in settings),
+        "Epochs": markdown_table(of_epochs, rows),
+        "Fit and predict": markdown_table(of_wholes, [x.row() for x in wholes]),
+    }
+
+
+def main() -> int:
+    """Measure and report."""
+    chosen = arguments(__doc__.splitlines()[0])
+    torch.manual_seed(0)
+    rounds, fit_epochs, n = (2, 2, 2_000) if chosen.short else (7, 10, 10_000)
+    settings = make_settings(chosen.device, chosen.short)
+    epochs = {x.title: epochs_in_turn(x, rounds) for x in settings}
+    mlp, cnn = settings[:2]
+    wholes = [
+        compare_fits(mlp, fit_epochs, rounds, 1.5),
+        compare_predictions(mlp, n, rounds, 1.3),
+        compare_predictions(cnn, n // 5, rounds),
+    ]
+    lines = [line for x in settings for line in epoch_lines(x, epochs[x.title])]
+    lines += [line for whole in wholes for line in whole.lines()]
+    return report(
+        "overhead",
+        "What re-weighting costs",
+        sections(settings, epochs, wholes),
+        {"epochs": epochs, "wholes": [asdict(whole) for whole in wholes]},
+        lines,
+        chosen,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
