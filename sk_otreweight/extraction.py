@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,7 +119,7 @@ def eager(net: NeuralNet) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(net: NeuralNet, **attributes: Callable[..., Any]) -> Iterator[None]:
+def replaced(net: NeuralNet, **attributes: Any) -> Iterator[None]:
     """Give a net other methods or attributes for a while."""
     before = {name: vars(net)[name] for name in attributes if name in vars(net)}
     vars(net).update(attributes)

@@ -229,11 +229,16 @@ def training_batches(net: NeuralNet, dataset: Dataset) -> Any:
 def use_row_loader(net: NeuralNet) -> None:
     """Let an uninitialised net load by slices, unless the user configured its loaders.
 
+    Nets of skorch's ``AccelerateMixin`` keep theirs: accelerate shards a `DataLoader`
+    between processes, and knows no other.
+
     Parameters
     ----------
     net : skorch.NeuralNet
         Changed in place.
     """
+    if hasattr(net, "accelerator"):
+        return
     for part in ("iterator_train", "iterator_valid"):
         known = {"batch_size", "shuffle", "drop_last"}
         if getattr(net, part) is DataLoader and set(net.get_params_for(part)) <= known:

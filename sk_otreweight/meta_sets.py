@@ -37,7 +37,8 @@ class Atoms(NamedTuple):
 class MetaSet(BaseEstimator, ABC):
     """Base of the meta sets: how meta rows become the distribution Q.
 
-    A subclass writes `_atoms`; `stochastic` says whether two calls may differ.
+    A subclass writes `_atoms`, and `condense` if a part of that is the same in every
+    draw; `stochastic` says whether two calls may differ.
 
     Parameters
     ----------
@@ -80,6 +81,24 @@ class MetaSet(BaseEstimator, ABC):
         -------
         atoms : Atoms
         """
+        return self.draw(*self.condense(features, labels), generator)
+
+    def condense(
+        self, features: Tensor | None, labels: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return what Q is drawn from, features (m, d) or None and labels (m,).
+
+        It is the same in every draw, so that it need not be computed for each batch.
+        """
+        return features, labels
+
+    def draw(
+        self,
+        features: Tensor | None,
+        labels: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Atoms:
+        """Build Q from what `condense` returned."""
         return self._atoms(features, labels, generator)
 
     @abstractmethod
@@ -89,7 +108,7 @@ class MetaSet(BaseEstimator, ABC):
         labels: Tensor,
         generator: torch.Generator | None,
     ) -> Atoms:
-        """Build Q from the meta rows."""
+        """Build Q from condensed meta rows."""
 
 
 class PrototypeMetaSet(MetaSet):
@@ -146,17 +165,21 @@ class PrototypeMetaSet(MetaSet):
         check_can_average(X)
         return class_means(X, labels)
 
+    def condense(
+        self, features: Tensor | None, labels: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return the class means, and the classes in order."""
+        self.check_parameters()
+        if features is None:
+            return None, labels.unique()
+        return class_means(features, labels)
+
     def _atoms(
         self,
         features: Tensor | None,
         labels: Tensor,
         generator: torch.Generator | None,
     ) -> Atoms:
-        self.check_parameters()
-        if features is None:
-            labels = labels.unique()
-        else:
-            features, labels = class_means(features, labels)
         if self.n_prototypes is not None and self.n_prototypes < len(labels):
             order = torch.randperm(len(labels), generator=generator)
             chosen = order[: self.n_prototypes].to(labels.device)

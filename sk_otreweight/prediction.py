@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,22 @@ import torch
 from skorch import NeuralNet
 from torch.utils.data import Dataset
 
+from sk_otreweight.extraction import replaced
 from sk_otreweight.inputs import LabelledDataset, n_rows, padded, take
+from sk_otreweight.loaders import RowLoader
 
-# Batches have this many rows always, the last one is filled up: matrix products of
-# another number of rows round differently.
-_BATCH_ROWS = 128
+# Batches are filled up to a multiple of this: other numbers of rows round differently.
+_UNIT_ROWS = 128
+# Rows of a batch, as a multiple of those of a training batch: without a graph they take
+# less memory, and a call of the net has a price of its own.
+_TRAINING_BATCHES = 8
 
 
 def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
     """Return the class probabilities (n, K) of some rows, in float64.
+
+    In batches of the size that the user configured for ``iterator_valid``, or else of a
+    size chosen here.
 
     Parameters
     ----------
@@ -26,22 +34,34 @@ def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
     X : inputs
         In the dtype of the net.
     """
-    n = n_rows(X)
-    if isinstance(X, Dataset):  # its loader makes the batches
-        size = net.get_params_for("iterator_valid").get("batch_size", net.batch_size)
-        X = LabelledDataset(X, np.zeros(n, dtype=np.int64))  # labels may be missing
-        whole = padded(X, max(size, 1) * -(-n // max(size, 1)))
-        outputs = [net.predict_proba(whole)[:n]]
-    else:
-        batches = (
-            take(X, slice(start, start + _BATCH_ROWS))
-            for start in range(0, n, _BATCH_ROWS)
-        )
-        outputs = [
-            net.predict_proba(padded(batch, _BATCH_ROWS))[: n_rows(batch)]
-            for batch in batches
-        ]
+    n, configured = n_rows(X), _configured_rows(net)
+    if isinstance(X, Dataset):  # its loader makes the batches; labels may be missing
+        X = LabelledDataset(X, np.zeros(n, dtype=np.int64))
+        configured = configured or net.batch_size
+    rows = unit = configured
+    if configured is None:
+        unit = _UNIT_ROWS
+        rows = unit * max(1, _TRAINING_BATCHES * net.batch_size // unit)
+    rows, unit = (size if size > 0 else max(n, 1) for size in (rows, unit))
+    n_whole = n - n % rows
+    outputs = []
+    if n_whole:
+        with nullcontext() if configured else replaced(net, batch_size=rows):
+            outputs.append(net.predict_proba(take(X, slice(n_whole))))
+    if n > n_whole:
+        rest = take(X, slice(n_whole, n))
+        rest = padded(rest, unit * -(-n_rows(rest) // unit))
+        with nullcontext() if configured else replaced(net, batch_size=n_rows(rest)):
+            outputs.append(net.predict_proba(rest)[: n - n_whole])
     return as_probabilities(np.concatenate(outputs).astype(np.float64))
+
+
+def _configured_rows(net: NeuralNet) -> int | None:
+    """Return the batch size of a user's own loader, None if we may choose."""
+    given = net.get_params_for("iterator_valid").get("batch_size")
+    if given is None and net.iterator_valid is not RowLoader:
+        return net.batch_size
+    return given
 
 
 def as_probabilities(outputs: np.ndarray) -> np.ndarray:

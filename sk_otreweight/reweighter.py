@@ -175,6 +175,7 @@ class Reweighter:
         self._meta_labels = labels
         self._meta_features = None if features is None else features.detach()
         self._atoms: Atoms | None = None
+        self._condensed: tuple[Tensor | None, Tensor] | None = None
         return self
 
     def set_training_set(
@@ -514,11 +515,15 @@ class Reweighter:
 
     def _draw_atoms(self, features: Tensor | None) -> Atoms:
         """Return Q; built once unless it is random or `features` are new."""
-        if features is None and self._atoms is not None:
+        meta_set, labels = self.meta_set_, self._meta_labels
+        if features is not None:
+            return meta_set.atoms(features, labels, self.generator)
+        if self._atoms is not None:
             return self._atoms
-        source = self._meta_features if features is None else features
-        atoms = self.meta_set_.atoms(source, self._meta_labels, self.generator)
-        if features is None and not self.meta_set_.stochastic:
+        if self._condensed is None:
+            self._condensed = meta_set.condense(self._meta_features, labels)
+        atoms = meta_set.draw(*self._condensed, self.generator)
+        if not meta_set.stochastic:
             self._atoms = atoms
         return atoms
 

@@ -85,9 +85,14 @@ class StepBatch(NamedTuple):
 
 
 class Stage2Step(ABC):
-    """What a re-weighting method does in stage 2; subclasses write `weigh`."""
+    """What a re-weighting method does in stage 2; subclasses write `weigh`.
+
+    `needs_features` and `needs_losses` say what it looks at in a batch: features are
+    read only if they are needed, losses are made sure to be finite.
+    """
 
     needs_features: bool = False
+    needs_losses: bool = False
 
     @abstractmethod
     def weigh(self, batch: StepBatch) -> Tensor:

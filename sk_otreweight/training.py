@@ -263,7 +263,8 @@ class _WeightedStep:
             nonlocal weights
             losses = own_loss(y_pred, y_true, X=X, **kwargs)
             losses = check_losses(losses, n_rows=len(y_true))
-            _check_batch(net, losses)
+            if self.step.needs_losses:
+                _check_batch(net, losses)
             if weights is None:  # once, also if the optimizer asks for the loss again
                 weights = self.step.weigh(self._batch(batch, X, y_true, tap, losses))
             total = (weights * losses).mean()
@@ -272,7 +273,7 @@ class _WeightedStep:
                 factor, X_extra, y_extra = extra
                 scores = net.infer(X_extra)
                 total = total + factor * own_loss(scores, y_extra, training=True).mean()
-            _check_batch(net, total)  # the weights may not be finite either
+            _check_batch(net, total)  # not finite if a loss or a weight is not
             return total
 
         with ExitStack() as stack:
@@ -320,7 +321,7 @@ def _checked_loss(net: NeuralNet) -> Callable[..., Tensor]:
 def _check_batch(net: NeuralNet, losses: Tensor, stage: int = 2) -> None:
     # Before the optimizer's step, so that the parameters stay finite.
     check_finite_loss(
-        losses.detach().sum(),
+        losses.detach() if losses.ndim == 0 else losses.detach().sum(),
         stage=stage,
         epoch=len(net.history),
         batch=len(net.history[-1]["batches"]),

@@ -42,7 +42,7 @@ TABLE = {
     "progress": (set(), {"skorch", "tqdm"}),
     "display": (set(), SHELL | {"skorch"}),
     "rows": ({"inputs", "_validation"}, SHELL),
-    "prediction": ({"inputs"}, SHELL | {"skorch"}),
+    "prediction": ({"extraction", "inputs", "loaders"}, SHELL | {"skorch"}),
     "extraction": ({"features", "inputs"}, {"torch", "skorch"}),
     "stage2": ({"extraction", "features", "_validation"}, {"torch", "skorch"}),
     "prepare": (

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from nets_for_tests import SmallMLP, small_net
+from skorch import NeuralNetClassifier
 from skorch import dataset as skorch_dataset
 from skorch.dataset import ValidSplit, unpack_data
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
@@ -241,3 +242,15 @@ def test_configured_loaders_are_kept(params, train, valid):
     use_row_loader(net)
     assert net.iterator_train is train
     assert net.iterator_valid is valid
+
+
+class ShardedNet(NeuralNetClassifier):
+    """Stands for a net of skorch's ``AccelerateMixin``."""
+
+    accelerator = None
+
+
+def test_nets_under_accelerate_keep_their_loaders():
+    net = ShardedNet(SmallMLP)
+    use_row_loader(net)
+    assert net.iterator_train is net.iterator_valid is DataLoader

@@ -351,10 +351,13 @@ def test_verbose_is_that_of_nets_made_here(capsys, few):
 
 
 def test_head_of_ones_choice(digits):
-    """By name, by function and found: the same features, so the same weights."""
+    """By name, by function and found: the same features, so the same weights.
+
+    A function takes a forward pass of its own, for which dropout would draw again.
+    """
     X, y, meta = digits.X, digits.y, digits.meta
-    net = small_net(NormDropoutMLP, max_epochs=2)
-    for finetune in ("head", "all"):
+    for finetune, module in (("head", NormDropoutMLP), ("all", SmallMLP)):
+        net = small_net(module, max_epochs=2)
         found, named, function = (
             quick(net, head=head, finetune=finetune).fit(X, y, meta=meta)
             for head in (None, "head", lambda module, X: module.body(X))

@@ -26,7 +26,7 @@ def sinkhorn(
     reg: float = 0.1,
     *,
     max_iter: int = 200,
-    tol: float = 1e-6,
+    tol: float = 1e-9,
     init: Tensor | None = None,
 ) -> TransportPlan:
     """Solve the entropic transport problem with Sinkhorn's iteration.
@@ -46,8 +46,9 @@ def sinkhorn(
         Weight of the entropy, in units of the cost, > 0.
     max_iter : int, default=200
         Most sweeps.
-    tol : float, default=1e-6
-        Largest L1 error of the column sums.
+    tol : float, default=1e-9
+        Largest L1 error of the column sums. Newton steps square the error, so that a
+        small one costs little, and gradients need it where classes hardly mix.
     init : Tensor of shape (..., m), default=None
         Dual potential `g` to start from, for instance that of a similar problem.
 
