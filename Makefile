@@ -8,6 +8,7 @@ BENCH_ARGS ?= --short
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 BENCHMARKS := $(filter-out examples/benchmarks/_%,$(wildcard examples/benchmarks/*.py))
 
 # Figures are written to files, never shown.
@@ -37,7 +38,7 @@ lint: $(STAMP)  ## Check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-bench: $(STAMP)  ## Benchmarks in their short form; BENCH_ARGS= for the full one
+bench: $(BENCH_STAMP)  ## Benchmarks in their short form; BENCH_ARGS= for the full one
 	@set -e; for script in $(BENCHMARKS); do \
 		echo "== $$script $(BENCH_ARGS)"; \
 		$(PY) $$script $(BENCH_ARGS); \
@@ -61,3 +62,7 @@ $(STAMP): setup.py constraints.txt
 	$(PY) -m pip install torch -c constraints.txt
 	$(PY) -m pip install -e ".[test]" -c constraints.txt
 	touch $(STAMP)
+
+$(BENCH_STAMP): $(STAMP)
+	$(PY) -m pip install -e ".[bench]" -c constraints.txt
+	touch $(BENCH_STAMP)

@@ -64,6 +64,7 @@ setup(
         "tqdm>=4.60",
         "POT>=0.9.5",
         "numpy>=1.26",
+        "scipy>=1.11",
         "safetensors>=0.4.5",
     ],
     extras_require={
@@ -80,6 +81,7 @@ setup(
             "pytest-xdist>=3.5",
             "ruff>=0.9",
         ],
+        "bench": ["geomloss>=0.2.6"],
         "docs": [
             *PLOT,
             "numpydoc>=1.7",

@@ -8,15 +8,17 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import sklearn
 import skorch
 import torch
+from threadpoolctl import threadpool_limits
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -84,11 +86,17 @@ def arguments(description: str) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument(
-        "--threads", type=int, default=2, help="of torch on the CPU (default: 2)"
+        "--threads", type=int, default=2, help="of torch and numpy (default: 2)"
     )
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
+    set_threads(chosen.threads)
     return chosen
+
+
+def set_threads(count: int) -> None:
+    """Set the threads of torch and of what numpy and scipy call."""
+    torch.set_num_threads(count)
+    threadpool_limits(count, user_api="blas")
 
 
 def synchronize(device: str) -> None:
@@ -136,8 +144,15 @@ def ratio(times: Mapping[str, list[float]], over: str, under: str) -> Spread:
     return Spread.of([x / y for x, y in pairs])
 
 
-def about(device: str) -> dict[str, str]:
-    """Return what a record needs to be read: command, versions, machine and date."""
+def about(device: str, packages: Sequence[str] = ()) -> dict[str, str]:
+    """Return what a record needs to be read: command, versions, machine and date.
+
+    Parameters
+    ----------
+    device : str
+    packages : sequence of str
+        Installed packages whose versions matter too.
+    """
     where = f"{platform.machine()}, {_processor()}, {torch.get_num_threads()} threads"
     if torch.device(device).type == "cuda":
         where += f", {torch.cuda.get_device_name(device)}"
@@ -148,7 +163,8 @@ def about(device: str) -> dict[str, str]:
         "machine": where,
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"numpy {np.__version__}, scikit-learn {sklearn.__version__}, "
-        f"skorch {skorch.__version__}",
+        f"skorch {skorch.__version__}"
+        + "".join(f", {name} {version(name)}" for name in packages),
     }
 
 
@@ -175,6 +191,7 @@ def report(
     data: object,
     lines: list[Line],
     chosen: argparse.Namespace,
+    packages: Sequence[str] = (),
 ) -> int:
     """Print a benchmark's tables and lines, record them, and return the exit status.
 
@@ -191,13 +208,15 @@ def report(
     lines : list of Line
     chosen : Namespace
         From `arguments`.
+    packages : sequence of str
+        As in `about`.
 
     Returns
     -------
     status : int
         1 if a line was missed in a full run, else 0.
     """
-    facts = about(chosen.device)
+    facts = about(chosen.device, packages)
     text = [f"# {title}", "", *(f"- {key}: {value}" for key, value in facts.items())]
     for heading, body in sections.items():
         text += ["", f"## {heading}", "", body]

@@ -33,7 +33,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from _common import Line, Spread, arguments, markdown_table, report, seconds
+from _common import (
+    Line,
+    Spread,
+    arguments,
+    markdown_table,
+    report,
+    seconds,
+    set_threads,
+)
 from torch import Tensor
 
 from sk_otreweight import PrototypeMetaSet, Reweighter
@@ -151,15 +159,6 @@ def start(reweighter: Reweighter, inputs: Inputs) -> None:
     reweighter.set_training_set(inputs.labels, inputs.features)
 
 
-def one_epoch(reweighter: Reweighter, inputs: Inputs) -> None:
-    """Update a weight vector with every batch of an epoch."""
-    if hasattr(reweighter, "update_epoch"):
-        reweighter.update_epoch(inputs.features, inputs.batches)
-        return
-    for rows in inputs.batches:
-        reweighter.update(inputs.features[rows], inputs.labels[rows], rows)
-
-
 def prepare(case: Case, inputs: Inputs) -> tuple[Reweighter, Callable[[], None]]:
     """Return a new reweighter and what is timed of its work."""
     meta_set = PrototypeMetaSet(META_PER_CLASS, n_prototypes=case.n_prototypes)
@@ -167,7 +166,7 @@ def prepare(case: Case, inputs: Inputs) -> tuple[Reweighter, Callable[[], None]]
     if reweighter.solves_training_set:
         return reweighter, partial(start, reweighter, inputs)
     start(reweighter, inputs)
-    return reweighter, partial(one_epoch, reweighter, inputs)
+    return reweighter, partial(reweighter.update_epoch, inputs.features, inputs.batches)
 
 
 def timed_run(case: Case, inputs: Inputs) -> tuple[Reweighter, float]:
@@ -178,7 +177,7 @@ def timed_run(case: Case, inputs: Inputs) -> tuple[Reweighter, float]:
 
 def measure(case: Case) -> Result:
     """Measure a case in this process."""
-    torch.set_num_threads(case.threads)
+    set_threads(case.threads)
     tiny = replace(case, n_rows=2 * BATCH_SIZE, n_classes=8)
     timed_run(tiny, Inputs.draw(tiny))
     inputs = Inputs.draw(case)

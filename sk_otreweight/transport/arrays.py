@@ -17,8 +17,9 @@ import torch
 from scipy.linalg import lapack
 from torch import Tensor
 
-# Entries of the cost up to which a problem is small.
-_SMALL = 2**14
+# Entries of the cost up to which a problem is small: numpy's matrix products take no
+# threads then, which would get in the way of torch's.
+_SMALL = 2**12
 
 
 class Torch:

@@ -178,8 +178,9 @@ def _sweep(
         error = _error(columns, domain.b)[..., 0]
         n_open = domain.n_problems - count(error <= tols)  # NaN is no solution
         # Far from the solution, sweeps get further in the time of a Newton step.
-        is_near = n_iter > _CHECK_EVERY or bool(error.max() <= _NEAR)
-        if accelerate and n_open and is_near:
+        is_first = n_iter == _CHECK_EVERY < max_iter
+        is_far = is_first and bool(error.max() > _NEAR)
+        if accelerate and n_open and not is_far:
             v, error = _newton_step(domain, v, columns, error)
             n_open = domain.n_problems - count(error <= tols)
         if not n_open or n_iter == max_iter:

@@ -32,7 +32,7 @@ def sinkhorn(
     """Solve the entropic transport problem with Sinkhorn's iteration.
 
     Minimises ``<C, T> - reg * H(T)`` with ``H(T) = -sum T log T`` over the plans with
-    row sums `a` and column sums `b` (Eq. 10), in the log domain.
+    row sums `a` and column sums `b` (Eq. 10); see :class:`SinkhornSolver`.
 
     Parameters
     ----------
