@@ -25,7 +25,7 @@ from sk_otreweight.extraction import (
 )
 from sk_otreweight.inputs import batch_of, take
 from sk_otreweight.meta_sets import draw_rows
-from sk_otreweight.reweighter import Reweighter
+from sk_otreweight.reweighter import Reweighter, are_distinct
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 from sk_otreweight.virtual_step import VirtualStep
 
@@ -260,9 +260,8 @@ class _TransportStep(Stage2Step):
         # A closed form follows the features that the steps come by anyway.
         follows = moves_cost and not takes_steps and isinstance(features, Tensor)
         self.seen = features if follows else None
-        self.needs_features = self.seen is not None
-        if takes_steps:
-            self.needs_features = reweighter.needs_features
+        reads = takes_steps and reweighter.needs_features
+        self.needs_features = reads or self.seen is not None
         self.is_fresh = True
 
     def begin_epoch(self, batches: Sequence[Tensor] | None) -> None:
@@ -273,18 +272,16 @@ class _TransportStep(Stage2Step):
             self.reweighter.refresh(self._solved_features())
         self.is_fresh = False
         self.epoch_weights = None
-        if batches is not None and self._knows_weights():
-            if self.reweighter.needs_meta_features:
-                self.reweighter.update_epoch(self.data.features, batches)
-            else:
-                self.reweighter.update_epoch(None, batches)
+        if batches and self._knows_weights(batches):
+            reads = self.reweighter.needs_features
+            self.reweighter.update_epoch(self.data.features if reads else None, batches)
             self._fix_weights(torch.cat(list(batches)))
 
-    def _knows_weights(self) -> bool:
+    def _knows_weights(self, batches: Sequence[Tensor]) -> bool:
         """Return whether the weights of an epoch do not depend on its steps."""
         if self.reweighter.solves_training_set:
             return True
-        if not self.reweighter.steps_together:
+        if not self.reweighter.steps_together or not are_distinct(batches):
             return False
         # The features of an epoch are known if they stay as they are, and are kept.
         is_known = isinstance(self.data.features, Tensor)

@@ -319,9 +319,10 @@ class Reweighter:
     def steps_together(self) -> bool:
         """Whether the batches of an epoch can be stepped together.
 
-        So it is if the steps of a batch leave the weights of all other rows alone.
+        So it is if the weights are read off no features, and the steps of a batch leave
+        those of all other rows alone.
         """
-        return self.weights_.separable
+        return self.weights_.separable and "features" not in self.weights_.needs
 
     def update_epoch(self, features: Tensor | None, batches: Sequence[Tensor]) -> None:
         """Move the weights of all batches of an epoch.
@@ -335,25 +336,26 @@ class Reweighter:
         features : Tensor of shape (n, d) or None
             Features of all training rows; None if neither cost nor weights need them.
         batches : sequence of Tensor of shape (batch_size,)
-            Row numbers of each batch. A row may be in one batch at most.
+            Row numbers of each batch.
         """
         if self.solves_training_set:
             return
-        for index in self._groups(features, batches):
-            if not self.steps_together:
+        together = self.steps_together and are_distinct(batches)
+        for index in self._groups(features, batches, together):
+            if not together:
                 part = None if features is None else features[index]
                 self.update(part, self._labels[index], index)
                 continue
-            rows = self._rows(self._labels[index], features, index)
+            rows = self._rows(self._labels[index], None, index)
             C, mass = self._epoch_cost(features, index)
             self._step(rows, C, mass, self.weights_.begin_batch(rows))
 
     def _groups(
-        self, features: Tensor | None, batches: Sequence[Tensor]
+        self, features: Tensor | None, batches: Sequence[Tensor], together: bool
     ) -> Iterator[Tensor]:
         """Yield batches (B,), or so many of one size (P, B) as are solved together."""
         device = self._labels.device
-        if not self.steps_together:
+        if not together:
             yield from (batch.to(device) for batch in batches)
             return
         width = max(
@@ -549,3 +551,9 @@ class Reweighter:
             )
         is_left = ~(solution.marginal_error <= self.solver_.tol)
         self.unconverged_ += max(1, int(is_left.sum()))
+
+
+def are_distinct(batches: Sequence[Tensor]) -> bool:
+    """Return whether no row is in more than one batch, or in one twice."""
+    rows = torch.cat(list(batches))
+    return bool(rows.bincount().max() <= 1)
