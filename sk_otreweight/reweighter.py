@@ -338,7 +338,7 @@ class Reweighter:
         batches : sequence of Tensor of shape (batch_size,)
             Row numbers of each batch.
         """
-        if self.solves_training_set:
+        if self.solves_training_set or not batches:
             return
         together = self.steps_together and are_distinct(batches)
         for index in self._groups(features, batches, together):

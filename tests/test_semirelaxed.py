@@ -33,25 +33,79 @@ def test_closed_form_is_the_naive_formula(reg):
         assert_same(weights, over_rows / over_rows.sum(), atol=1e-3)
 
 
-@pytest.mark.parametrize("entries", [1, 7, 20, 1000])
-def test_blocks_of_rows_change_nothing(entries, monkeypatch):
-    C, _, b = random_problem(3, 23, 5)
-    whole = solve_semirelaxed(C, b, 0.1)
-    blocks = []
+def solve_recorded(C, b, reg, n_rows=None):
+    """Solve with a callable; returns the result and the rows of each call."""
+    calls = []
 
     def cost(rows):
-        blocks.append(range(23)[rows])
-        return C[..., rows, :]
+        calls.append(range(C.shape[-2])[rows])
+        return C[..., rows, :].clone()
 
+    return solve_semirelaxed(cost, b, reg, n_rows=n_rows or C.shape[-2]), calls
+
+
+@pytest.mark.parametrize("kept", [0, 500, 2**26], ids=lambda size: f"{size} bytes")
+@pytest.mark.parametrize("entries", [1, 7, 20, 1000])
+def test_blocks_of_rows_change_nothing(entries, kept, monkeypatch):
+    C, _, b = random_problem(3, 23, 5)
+    whole = solve_semirelaxed(C, b, 0.1)
     monkeypatch.setattr(semirelaxed, "_BLOCK_ENTRIES", entries)
-    for form in (C, cost):
-        for found, expected in zip(
-            solve_semirelaxed(form, b, 0.1, n_rows=23), whole, strict=True
-        ):
+    monkeypatch.setattr(semirelaxed, "_KEPT_BYTES", kept)
+    in_blocks, calls = solve_recorded(C, b, 0.1)
+    for solved in (in_blocks, solve_semirelaxed(C, b, 0.1)):
+        for found, expected in zip(solved, whole, strict=True):
             assert_same(found, expected, atol=1e-12)
-    seen = [row for block in blocks for row in block]
-    assert seen == 2 * list(range(23))
-    assert max(map(len, blocks)) <= max(1, entries // 5)
+    assert max(map(len, calls)) <= max(1, entries // 5)
+
+
+@pytest.mark.parametrize(
+    ("n_kept", "second_pass"), [(0, range(23)), (2, range(8, 23)), (6, range(0))]
+)
+def test_costs_that_fit_are_kept_for_the_second_pass(n_kept, second_pass, monkeypatch):
+    C, _, b = random_problem(23, 5)
+    monkeypatch.setattr(semirelaxed, "_BLOCK_ENTRIES", 4 * 5)
+    monkeypatch.setattr(semirelaxed, "_KEPT_BYTES", n_kept * 4 * 5 * 8)
+    _, calls = solve_recorded(C, b, 0.1)
+    assert [row for rows in calls for row in rows] == [*range(23), *second_pass]
+
+
+def test_no_row_beyond_the_last_is_asked_for():
+    C, _, b = random_problem(23, 5)
+    (weights, _), _ = solve_recorded(C, b, 0.1, n_rows=20)
+    assert_same(weights, semirelaxed_weights(C[:20], b, 0.1), atol=1e-14)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("entries", [5, 15, 1000])
+def test_exponents_far_apart_are_summed_block_by_block(
+    entries, descending, monkeypatch
+):
+    """The least cost of a column may be in the first block or in the last."""
+    C, _, b = random_problem(23, 5)
+    C = 1e3 * C.sort(0, descending=descending).values
+    monkeypatch.setattr(semirelaxed, "_BLOCK_ENTRIES", entries)
+    expected = (torch.softmax(-C / 1e-3, 0) * b).sum(1)
+    assert_same(semirelaxed_weights(C, b, 1e-3), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_rows", [1, 50, 63, 64, 192])
+def test_column_minima(n_rows):
+    C, _, _ = random_problem(2, n_rows, 3)
+    assert_same(semirelaxed._column_minima(C), C.amin(-2), atol=0.0)
+
+
+@pytest.mark.parametrize("entries", [9, 1000])
+@pytest.mark.parametrize("moved", ["costs", "masses"])
+def test_gradients_are_those_of_the_formula(moved, entries, monkeypatch):
+    monkeypatch.setattr(semirelaxed, "_BLOCK_ENTRIES", entries)
+    C, toward, b = random_problem(13, 4)
+    leaf = (C if moved == "costs" else b).requires_grad_()
+    weights, cost = solve_semirelaxed(C, b, 0.1)
+    (found,) = torch.autograd.grad((weights * toward).sum() + cost, leaf)
+    plan = torch.softmax(-C / 0.1, 0) * b
+    value = (plan.sum(1) * toward).sum() + (C * plan).sum()
+    (expected,) = torch.autograd.grad(value, leaf)
+    assert_same(found, expected, atol=1e-12)
 
 
 def test_closed_form_of_a_batch():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -10,9 +11,13 @@ from torch import Tensor
 
 from sk_otreweight._validation import check_columns, check_reg
 
-# Rows, and cost entries, held at a time by the closed form.
-_BLOCK_ROWS = 2**16
-_BLOCK_ENTRIES = 2**23
+# Rows, and cost entries, held at a time by the closed form; few enough for the cache.
+_BLOCK_ROWS = 2**14
+_BLOCK_ENTRIES = 2**20
+# Costs that are kept from the first pass over the rows for the second.
+_KEPT_BYTES = 2**26
+# Rows that are put side by side to find the least entry of each column.
+_SIDE_BY_SIDE = 64
 
 
 def semirelaxed_weights(
@@ -36,8 +41,9 @@ def semirelaxed_weights(
     Parameters
     ----------
     C : Tensor of shape (..., n, m), or callable
-        Cost, or a function that returns the cost of a slice of the rows; it is called
-        twice for each block.
+        Cost, or a function that returns the cost of a slice of the rows, each time in
+        a new tensor. It is called for one block of rows after another: the first
+        64 MiB of costs are kept, the others are asked for twice.
     b : Tensor of shape (..., m)
         Mass of the columns.
     reg : float, default=0.1
@@ -93,23 +99,83 @@ def solve_semirelaxed(
     else:
         block_of = C
     b = b.double()
-    total = None
-    for rows in _row_blocks(n_rows, b.shape[-1]):
-        part = torch.logsumexp(block_of(rows).double() / -reg, -2)
-        total = part if total is None else torch.logaddexp(total, part)
-    weights, costs = [], []
-    for rows in _row_blocks(n_rows, b.shape[-1]):
-        block = block_of(rows)
-        share = (block.double() / -reg - total[..., None, :]).exp()
-        weights.append((share @ b[..., None])[..., 0].to(block.dtype))
-        costs.append(((block * share).sum(-2) * b).sum(-1))
-    return torch.cat(weights, -1), torch.stack(costs).sum(0).to(block.dtype)
+    blocks = _Blocks(block_of, n_rows, b.shape[-1])
+    memory = None
+    # Column sums of exp((shift - C) / reg), with the least cost so far as shift: no
+    # exponent is above 0, and one of each column is 0.
+    shift, total = torch.finfo(torch.float64).max, 0.0
+    for _, block in blocks:
+        memory = _memory(block, b, memory)
+        least = _column_minima(block.detach()).double().clamp(max=shift)
+        fade = ((least - shift) / reg).exp()
+        shift, total = least, total * fade + _kernel(block, least, reg, memory).sum(-2)
+    shares = (b / total)[..., None]
+    weights, cost = block.new_empty(*shares.shape[:-2], n_rows), 0.0
+    for rows, block in blocks:
+        kernel = _kernel(block, shift, reg, memory)
+        weights[..., rows] = (kernel @ shares)[..., 0]
+        kernel_cost = torch.mul(kernel, block, out=None if memory is None else kernel)
+        cost = cost + (kernel_cost @ shares).sum((-2, -1))
+    return weights, cost.to(block.dtype)
+
+
+class _Blocks:
+    """The cost, one block of rows after another; the first ones are kept.
+
+    Parameters
+    ----------
+    block_of : callable
+        Returns the cost of a slice of the rows.
+    n_rows, n_columns : int
+    """
+
+    def __init__(
+        self, block_of: Callable[[slice], Tensor], n_rows: int, n_columns: int
+    ):
+        size = max(1, min(_BLOCK_ROWS, _BLOCK_ENTRIES // max(n_columns, 1)))
+        starts = range(0, n_rows, size)
+        self.slices = [slice(start, min(start + size, n_rows)) for start in starts]
+        self.block_of = block_of
+        self.kept: list[Tensor] = []
+        self.room = _KEPT_BYTES
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield each block with its rows."""
+        n_kept = len(self.kept)
+        yield from zip(self.slices, self.kept, strict=False)
+        for rows in self.slices[n_kept:]:
+            block = self.block_of(rows)
+            self.room -= block.nbytes
+            if self.room >= 0:
+                self.kept.append(block)
+            yield rows, block
 
 
 def _matrix_block(C: Tensor, rows: slice) -> Tensor:
     return C[..., rows, :]
 
 
-def _row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
-    size = min(_BLOCK_ROWS, max(1, _BLOCK_ENTRIES // max(n_columns, 1)))
-    return (slice(start, start + size) for start in range(0, n_rows, size))
+def _memory(block: Tensor, b: Tensor, memory: Tensor | None) -> Tensor | None:
+    """Return the memory of all kernels in turn, or None if gradients need each."""
+    if torch.is_grad_enabled() and (block.requires_grad or b.requires_grad):
+        return None
+    if memory is None:
+        return torch.empty(block.numel(), dtype=torch.float64, device=block.device)
+    return memory
+
+
+def _kernel(C: Tensor, shift: Tensor, reg: float, memory: Tensor | None) -> Tensor:
+    """Return ``exp((shift - C) / reg)`` in float64."""
+    if memory is None:
+        exponents = C.to(torch.float64, copy=True)
+    else:
+        exponents = memory[: C.numel()].view(C.shape).copy_(C)
+    return exponents.sub_(shift[..., None, :]).mul_(-1 / reg).exp_()
+
+
+def _column_minima(C: Tensor) -> Tensor:
+    """Return the least entry of each column (..., m)."""
+    *batch, n, m = C.shape
+    # Minima over long rows are many times faster than those over short ones.
+    k = math.gcd(n, _SIDE_BY_SIDE)
+    return C.reshape(*batch, n // k, k * m).amin(-2).reshape(*batch, k, m).amin(-2)
