@@ -253,15 +253,13 @@ class _TransportStep(Stage2Step):
         takes_steps = not reweighter.solves_training_set
         self.virtual_step = virtual_step if moves_cost and takes_steps else None
         self.needs_losses = self.virtual_step is not None
+        # The features that a closed form looks at are extracted once per epoch.
+        self.needs_features = takes_steps and reweighter.needs_features
         self.generator = torch.Generator().manual_seed(data.seed)
         self._set_meta()
-        features = self._start_features()
-        reweighter.set_training_set(data.labels, features, data.class_counts)
-        # A closed form follows the features that the steps come by anyway.
-        follows = moves_cost and not takes_steps and isinstance(features, Tensor)
-        self.seen = features if follows else None
-        reads = takes_steps and reweighter.needs_features
-        self.needs_features = reads or self.seen is not None
+        reweighter.set_training_set(
+            data.labels, self._start_features(), data.class_counts
+        )
         self.is_fresh = True
 
     def begin_epoch(self, batches: Sequence[Tensor] | None) -> None:
@@ -297,8 +295,6 @@ class _TransportStep(Stage2Step):
 
     def weigh(self, batch: StepBatch) -> Tensor:
         """Return the weights of a batch after steps (a) and (b)."""
-        if self.seen is not None:
-            self.seen[batch.rows] = batch.features
         if self.epoch_weights is not None:
             return self.epoch_weights[batch.rows]
         points = batch.features, batch.labels, batch.rows
@@ -354,12 +350,6 @@ class _TransportStep(Stage2Step):
         return extract_features(self.data.net, self.data.head, few)
 
     def _solved_features(self) -> Tensor | BlockFeatures | None:
-        """Return what a closed form is solved for: features of the last forward pass.
-
-        Computed anew if they are too many to be kept.
-        """
-        if self.seen is not None:
-            return self.seen
         return self.training_features() if self.reweighter.solves_training_set else None
 
     def _set_meta(self) -> None:

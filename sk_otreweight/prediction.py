@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from skorch import NeuralNet
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from sk_otreweight.extraction import replaced
-from sk_otreweight.inputs import LabelledDataset, n_rows, padded, take
+from sk_otreweight.inputs import LabelledDataset, batch_of, n_bytes, n_rows, padded
 from sk_otreweight.loaders import RowLoader
 
 # Batches are filled up to a multiple of this: other numbers of rows round differently.
 _UNIT_ROWS = 128
-# Rows of a batch, as a multiple of those of a training batch: without a graph they take
-# less memory, and a call of the net has a price of its own.
-_TRAINING_BATCHES = 8
+# A call of the net has a price of its own, and rows need less memory without a graph: a
+# batch has as many as so many training batches, or as have so many bytes together.
+_TRAINING_BATCHES, _BATCH_BYTES, _MOST_ROWS = 8, 2**18, 2**12
 
 
 def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
@@ -34,34 +35,62 @@ def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
     X : inputs
         In the dtype of the net.
     """
-    n, configured = n_rows(X), _configured_rows(net)
-    if isinstance(X, Dataset):  # its loader makes the batches; labels may be missing
-        X = LabelledDataset(X, np.zeros(n, dtype=np.int64))
-        configured = configured or net.batch_size
-    rows = unit = configured
-    if configured is None:
-        unit = _UNIT_ROWS
-        rows = unit * max(1, _TRAINING_BATCHES * net.batch_size // unit)
-    rows, unit = (size if size > 0 else max(n, 1) for size in (rows, unit))
-    n_whole = n - n % rows
-    outputs = []
-    if n_whole:
-        with nullcontext() if configured else replaced(net, batch_size=rows):
-            outputs.append(net.predict_proba(take(X, slice(n_whole))))
-    if n > n_whole:
-        rest = take(X, slice(n_whole, n))
-        rest = padded(rest, unit * -(-n_rows(rest) // unit))
-        with nullcontext() if configured else replaced(net, batch_size=n_rows(rest)):
-            outputs.append(net.predict_proba(rest)[: n - n_whole])
-    return as_probabilities(np.concatenate(outputs).astype(np.float64))
+    n = n_rows(X)
+    if _is_configured(net) or isinstance(X, Dataset):  # its loader makes the batches
+        outputs = net.predict_proba(_filled_up(net, X))
+    else:
+        batches = _Batches(net, X)
+        with replaced(net, get_iterator=lambda *args, **kwargs: batches):
+            outputs = net.predict_proba(X)
+    return as_probabilities(outputs[:n].astype(np.float64))
 
 
-def _configured_rows(net: NeuralNet) -> int | None:
-    """Return the batch size of a user's own loader, None if we may choose."""
-    given = net.get_params_for("iterator_valid").get("batch_size")
-    if given is None and net.iterator_valid is not RowLoader:
-        return net.batch_size
-    return given
+def _is_configured(net: NeuralNet) -> bool:
+    """Return whether the user has a say in how rows to predict are loaded."""
+    return (
+        net.iterator_valid is not RowLoader
+        or "batch_size" in net.get_params_for("iterator_valid")
+        or type(net).get_iterator is not NeuralNet.get_iterator
+    )
+
+
+def _filled_up(net: NeuralNet, X: Any) -> Any:
+    """Return as many rows as fill the net's own batches."""
+    n = n_rows(X)
+    if isinstance(X, Dataset):
+        X = LabelledDataset(X, np.zeros(n, dtype=np.int64))  # labels may be missing
+    size = net.get_params_for("iterator_valid").get("batch_size", net.batch_size)
+    return padded(X, max(size, 1) * -(-n // max(size, 1)))
+
+
+class _Batches:
+    """Batches to predict, in order; the last one is filled up.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    X : inputs
+        Not a data set.
+    """
+
+    def __init__(self, net: NeuralNet, X: Any):
+        self.net, self.X, self.n = net, X, n_rows(X)
+        rows = min(_MOST_ROWS, _BATCH_BYTES * self.n // max(n_bytes(X), 1))
+        rows = max(rows, _TRAINING_BATCHES * net.batch_size)
+        self.rows = _UNIT_ROWS * max(1, rows // _UNIT_ROWS)
+
+    def __len__(self) -> int:
+        return -(-self.n // self.rows)
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        for start in range(0, self.n, self.rows):
+            stop = min(start + self.rows, self.n)
+            batch = batch_of(self.net, self.X, slice(start, stop))
+            if (stop - start) % _UNIT_ROWS:
+                filled = _UNIT_ROWS * -(-(stop - start) // _UNIT_ROWS)
+                batch = padded(batch, filled)
+            # What skorch stands in for labels when only predicting.
+            yield batch, torch.zeros(n_rows(batch))
 
 
 def as_probabilities(outputs: np.ndarray) -> np.ndarray:
@@ -79,7 +108,7 @@ def as_probabilities(outputs: np.ndarray) -> np.ndarray:
         if (second < 0).any() or (second > 1).any():
             second = torch.from_numpy(second).sigmoid().numpy()
         return np.stack([1 - second, second], axis=1)
-    totals = outputs.sum(axis=1, keepdims=True)
-    if (outputs < 0).any() or (np.abs(totals - 1) > 1e-2).any():
+    totals = outputs @ np.ones((outputs.shape[1], 1))
+    if outputs.min() < 0 or np.abs(totals - 1).max() > 1e-2:
         return torch.from_numpy(outputs).softmax(1).numpy()
     return outputs / totals

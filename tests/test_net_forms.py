@@ -351,13 +351,10 @@ def test_verbose_is_that_of_nets_made_here(capsys, few):
 
 
 def test_head_of_ones_choice(digits):
-    """By name, by function and found: the same features, so the same weights.
-
-    A function takes a forward pass of its own, for which dropout would draw again.
-    """
+    """By name, by function and found: the same features, so the same weights."""
     X, y, meta = digits.X, digits.y, digits.meta
-    for finetune, module in (("head", NormDropoutMLP), ("all", SmallMLP)):
-        net = small_net(module, max_epochs=2)
+    net = small_net(NormDropoutMLP, max_epochs=2)
+    for finetune in ("head", "all"):
         found, named, function = (
             quick(net, head=head, finetune=finetune).fit(X, y, meta=meta)
             for head in (None, "head", lambda module, X: module.body(X))

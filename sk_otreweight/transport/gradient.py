@@ -15,7 +15,7 @@ from sk_otreweight.transport.plan import (
     TransportSolver,
     warn_unconverged,
 )
-from sk_otreweight.transport.problem import Problem, unflattened
+from sk_otreweight.transport.problem import Problem, result_dtype, unflattened
 from sk_otreweight.transport.sinkhorn import SinkhornSolver
 
 
@@ -132,7 +132,7 @@ class _TransportCost(torch.autograd.Function):
     ) -> Tensor:
         problem = Problem.of(C, a, b, init, on_arrays=solver.takes_arrays)
         solution = _solved(problem, reg, solver)
-        to_output = partial(unflattened, batch=C.shape[:-2], dtype=C.dtype)
+        to_output = partial(unflattened, batch=C.shape[:-2], dtype=result_dtype(C))
         needs_C, needs_a, needs_b = needs = ctx.needs_input_grad[:3]
         if any(needs):
             p, q = adjoint_potentials(problem.C, solution)
@@ -272,7 +272,8 @@ def transport_value_and_grad(
     problem = Problem.of(C, a, b, init, on_arrays=solver.takes_arrays)
     solution = _solved(problem, reg, solver)
     grad = centred(adjoint_potentials(problem.C, solution)[0])
-    return tuple(unflattened(x, C.shape[:-2], C.dtype) for x in (solution.cost, grad))
+    to_output = partial(unflattened, batch=C.shape[:-2], dtype=result_dtype(C))
+    return to_output(solution.cost), to_output(grad)
 
 
 def _solved(problem: Problem, reg: float, solver: TransportSolver) -> TransportPlan:

@@ -55,8 +55,8 @@ class Problem(NamedTuple):
         check_transport_shapes(C, a, b)
         if on_arrays and is_small(C):
             vectors = (None if x is None else _as_vector(x) for x in (a, b, init))
-            matrix = C.detach().numpy().reshape(C.shape[-2:])
-            return cls(matrix.astype(np.float64), *vectors)
+            matrix = C.detach().double().numpy().reshape(C.shape[-2:])
+            return cls(matrix, *vectors)
 
         def flat(x: Tensor) -> Tensor:
             x = x.detach().double().expand(*C.shape[:-2], -1)
@@ -88,6 +88,11 @@ def problem_chunks(n_problems: int, n_rows: int, n_columns: int) -> list[slice]:
     return [slice(i, i + size) for i in range(0, n_problems, size)]
 
 
+def result_dtype(C: Tensor) -> torch.dtype:
+    """Return the dtype of results: that of the cost, unless it holds integers."""
+    return C.dtype if C.is_floating_point() else torch.get_default_dtype()
+
+
 def unflattened(
     x: Any, batch: torch.Size, dtype: torch.dtype = torch.float64
 ) -> Tensor:
@@ -97,4 +102,4 @@ def unflattened(
 
 
 def _as_vector(x: Tensor) -> np.ndarray:
-    return x.detach().numpy().reshape(-1).astype(np.float64)
+    return x.detach().double().numpy().reshape(-1)

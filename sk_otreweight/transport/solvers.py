@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sk_otreweight.transport.plan import (
@@ -11,6 +10,7 @@ from sk_otreweight.transport.plan import (
     warn_unconverged,
 )
 from sk_otreweight.transport.pot import POTSolver
+from sk_otreweight.transport.problem import result_dtype
 from sk_otreweight.transport.sinkhorn import SinkhornSolver
 
 SOLVERS: dict[str, type[TransportSolver]] = {
@@ -84,5 +84,4 @@ def sinkhorn(
     solution = SinkhornSolver(max_iter=max_iter, tol=tol).solve(C, a, b, reg, init)
     if not solution.converged:
         warn_unconverged(solution, max_iter=max_iter, tol=tol, reg=reg)
-    dtype = C.dtype if C.is_floating_point() else torch.get_default_dtype()
-    return solution.to(dtype)
+    return solution.to(result_dtype(C))

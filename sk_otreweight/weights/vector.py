@@ -85,7 +85,8 @@ class WeightVector(WeightStrategy):
         tangent = grad - (a * grad).sum(-1, keepdim=True)
         moved = mass * _UPDATES[self.update](a, tangent, self.lr, mass)
         # A batch that lost all its weight to others has none to share out.
-        self.values_[rows.index] = torch.where(mass > 0, moved, values)
+        moved = torch.where(mass > 0, moved, values).to(values.dtype)
+        self.values_[rows.index] = moved
 
 
 def _sgd(a: Tensor, tangent: Tensor, lr: float, mass: Tensor) -> Tensor:

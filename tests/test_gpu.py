@@ -1,0 +1,327 @@
+"""What is computed on a CUDA device is what is computed on the CPU."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from classifier_helpers import STRATEGIES, quick
+from nets_for_tests import DoubleMLP, SmallMLP, small_net
+from oracles import assert_same
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from transport_problems import (
+    DTYPES,
+    SHAPES,
+    random_problem,
+    seeded,
+    two_blocks,
+    uniform,
+)
+
+from sk_otreweight import (
+    PrototypeMetaSet,
+    RandomMetaSet,
+    Reweighter,
+    SinkhornSolver,
+    WeightVector,
+    semirelaxed_weights,
+    sinkhorn,
+    transport_cost,
+    transport_value_and_grad,
+)
+from sk_otreweight.loaders import RowLoader
+from sk_otreweight.transport import transport_gradient
+
+DEVICE = "cuda"
+EXACT = SinkhornSolver(max_iter=1000, tol=1e-12)
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def moved(*tensors):
+    return [x.to(DEVICE) for x in tensors]
+
+
+def assert_agree(found, expected, *, atol=1e-5):
+    """On the device, and the same as on the CPU."""
+    assert found.device.type == DEVICE
+    assert found.dtype == expected.dtype
+    assert_same(found.cpu(), expected, atol=atol)
+
+
+# --- transport ------------------------------------------------------------------------
+
+
+def almost_separate(n_problems=6):
+    """Needs Newton steps, some problems longer than others."""
+    parts = [two_blocks(0.01 * k) for k in range(1, n_problems + 1)]
+    C, a = (torch.stack([part[i] for part in parts]) for i in range(2))
+    return C, a, uniform(2).expand(n_problems, 2)
+
+
+PROBLEMS = {name: random_problem(*shape) for name, shape in SHAPES.items()}
+PROBLEMS |= {
+    "large": random_problem(200, 100),
+    "large batch": random_problem(20, 128, 10),
+    "chunks": random_problem(6, 300, 200),
+    "almost separate": almost_separate(),
+}
+every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reg", [1e-3, 0.1, 1.0])
+@every_problem
+def test_plans_agree(problem, reg, dtype):
+    C, a, b = (x.to(dtype) for x in problem)
+    expected = sinkhorn(C, a, b, reg)
+    found = sinkhorn(*moved(C, a, b), reg)
+    assert found.converged
+    assert expected.converged
+    for field in ("plan", "conditional", "row_cost", "cost"):
+        assert_agree(getattr(found, field), getattr(expected, field))
+    again = sinkhorn(*moved(C, a, b), reg, init=found.g)
+    assert_agree(again.plan, expected.plan)
+    assert again.n_iter <= found.n_iter
+
+
+@pytest.mark.parametrize("reg", [0.05, 1.0])
+@every_problem
+def test_values_and_gradients_agree(problem, reg):
+    found = transport_value_and_grad(*moved(*problem), reg)
+    expected = transport_value_and_grad(*problem, reg)
+    for x, other in zip(found, expected, strict=True):
+        assert_agree(x, other)
+    C, a, b = problem
+    solution, on_device = sinkhorn(C, a, b, reg), sinkhorn(*moved(C, a, b), reg)
+    found = transport_gradient(C.to(DEVICE), on_device, reg)
+    for x, other in zip(found, transport_gradient(C, solution, reg), strict=True):
+        assert_agree(x, other)
+
+
+@every_problem
+def test_autograd_agrees(problem):
+    leaves = [x.clone().requires_grad_() for x in problem]
+    on_device = [x.clone().requires_grad_() for x in moved(*problem)]
+    for points in (leaves, on_device):
+        transport_cost(*points, 0.1).sum().backward()
+    for x, other in zip(on_device, leaves, strict=True):
+        assert_agree(x.grad, other.grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reg", [0.01, 0.1, 1.0])
+@every_problem
+def test_closed_forms_agree(problem, reg, dtype):
+    C, _, b = (x.to(dtype) for x in problem)
+    expected = semirelaxed_weights(C, b, reg)
+    C_moved, b_moved = moved(C, b)
+    assert_agree(semirelaxed_weights(C_moved, b_moved, reg), expected)
+    if C.ndim == 2:
+        blocks = semirelaxed_weights(
+            lambda rows: C_moved[rows].clone(), b_moved, reg, n_rows=len(C)
+        )
+        assert_agree(blocks, expected)
+
+
+# --- waiting for the device -----------------------------------------------------------
+
+
+def count_waits(function, *args, **kwargs):
+    """Return how often a call waits for the device, and what it returns."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    messages = [str(warning.message) for warning in caught]
+    return sum("called a synchronizing" in text for text in messages), result
+
+
+def test_waits_are_counted():
+    x = torch.ones(3, device=DEVICE)
+    assert count_waits(lambda: (x + x).sum())[0] == 0
+    assert count_waits(lambda: x.sum().item())[0] == 1
+
+
+@pytest.mark.parametrize("reg", [1.0, 0.05, 0.02])
+@pytest.mark.parametrize("n_problems", [1, 8, 64])
+def test_a_solve_waits_a_few_times_in_ten_sweeps(n_problems, reg):
+    C, a, b = random_problem(16, 10)
+    problem = moved(C.expand(n_problems, 16, 10), a, b)
+    solver = SinkhornSolver()
+    solver.solve(*problem, reg)  # libraries are loaded at their first call
+    n_waits, solution = count_waits(solver.solve, *problem, reg)
+    assert solution.converged
+    assert 1 <= n_waits <= 8 + 5 * solution.n_iter / 10
+
+
+def test_waits_do_not_grow_with_the_number_of_problems():
+    C, a, b = random_problem(16, 10)
+    solver, found = SinkhornSolver(), []
+    for n_problems in (2, 8, 64):
+        problem = moved(C.expand(n_problems, 16, 10), a, b)
+        solver.solve(*problem, 0.05)
+        found.append(count_waits(solver.solve, *problem, 0.05)[0])
+    assert max(found) <= min(found) + 5  # rounding may cost ten sweeps
+
+
+def test_plain_sweeps_wait_twice_in_ten_at_most():
+    problem = moved(*random_problem(8, 16, 10))
+    few, many = (SinkhornSolver(n, tol=0.0, accelerate=False) for n in (50, 100))
+    few.solve(*problem, 0.05)
+    fifty, _ = count_waits(few.solve, *problem, 0.05)
+    hundred, _ = count_waits(many.solve, *problem, 0.05)
+    assert 5 <= hundred - fifty <= 10
+
+
+# --- weights --------------------------------------------------------------------------
+
+
+def training_rows(dtype):
+    labels = torch.arange(60) % 11 % 4
+    meta_labels = torch.arange(20) % 4
+    centres = 2 * torch.randn(4, 6, generator=seeded(0), dtype=torch.float64)
+    z, z_meta = (
+        centres[y] + torch.randn(len(y), 6, generator=seeded(seed), dtype=torch.float64)
+        for seed, y in ((1, labels), (2, meta_labels))
+    )
+    return z.to(dtype), labels, z_meta.to(dtype), meta_labels
+
+
+def epochs(size=16):
+    for seed in range(2):
+        yield torch.randperm(60, generator=seeded(seed)).split(size)
+
+
+def started(z, labels, z_meta, meta_labels, **params):
+    reweighter = Reweighter(**params, solver=EXACT, random_state=3)
+    return reweighter.set_meta(meta_labels, z_meta).set_training_set(labels, z)
+
+
+def weights_after_batches(rows_of_training, size=16, **params):
+    z, labels, *_ = rows_of_training
+    reweighter = started(*rows_of_training, **params)
+    for batches in epochs(size):
+        for rows in batches:
+            rows = rows.to(z.device)
+            reweighter(z[rows], labels[rows], rows)
+    assert reweighter.unconverged_ == 0
+    return reweighter.sample_weight(z)
+
+
+def weights_after_epochs(rows_of_training, size=16, **params):
+    reweighter = started(*rows_of_training, **params)
+    for batches in epochs(size):
+        reweighter.update_epoch(rows_of_training[0], batches)
+    assert reweighter.unconverged_ == 0
+    return reweighter.sample_weight(rows_of_training[0])
+
+
+META_SETS = {
+    "prototype": "prototype",
+    "whole": "whole",
+    "random": RandomMetaSet(),
+    "some prototypes": PrototypeMetaSet(n_prototypes=3),
+}
+
+
+@pytest.mark.parametrize("meta_set", META_SETS.values(), ids=META_SETS)
+@pytest.mark.parametrize(
+    ("cost", "dtype", "atol"),
+    [
+        ("label", torch.float64, 1e-5),
+        ("feature", torch.float64, 1e-5),
+        ("combined", torch.float64, 1e-5),
+        ("sqeuclidean", torch.float64, 1e-5),
+        ("combined", torch.float32, 1e-3),  # costs are rounded, and steps are long
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("weights", STRATEGIES)
+def test_weights_agree(weights, cost, dtype, atol, meta_set):
+    params = {"weights": weights, "cost": cost, "meta_set": meta_set, "reg": 0.3}
+    rows = training_rows(dtype)
+    expected = weights_after_batches(rows, **params)
+    assert (expected - 1).abs().max() > 0.01  # something was there to agree on
+    assert_agree(weights_after_batches(moved(*rows), **params), expected, atol=atol)
+    assert_agree(weights_after_epochs(moved(*rows), **params), expected, atol=atol)
+
+
+@pytest.mark.parametrize("update", ["multiplicative", "sgd"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_weights_of_several_steps_agree(keep, update):
+    weights = WeightVector(2.0, update, keep, n_steps=3)
+    rows = training_rows(torch.float64)
+    expected = weights_after_batches(rows, weights=weights)
+    assert_agree(weights_after_batches(moved(*rows), weights=weights), expected)
+    assert_agree(weights_after_epochs(moved(*rows), weights=weights), expected)
+
+
+def test_an_epoch_waits_less_than_its_batches_do():
+    rows = moved(*training_rows(torch.float64))
+    weights_after_epochs(rows, size=4)
+    together, _ = count_waits(weights_after_epochs, rows, size=4)
+    one_by_one, _ = count_waits(weights_after_batches, rows, size=4)
+    assert 2 * together < one_by_one
+
+
+# --- the classifier -------------------------------------------------------------------
+
+
+def on(device, net):
+    """Return a trained net with the same parameters on a device."""
+    other = clone(net).set_params(device=device).initialize()
+    other.module_.load_state_dict(net.module_.state_dict())
+    return FrozenEstimator(other)
+
+
+@pytest.fixture(scope="module")
+def encoded(few):
+    X, y, (X_meta, y_meta) = few
+    classes, y = np.unique(y, return_inverse=True)
+    return X, y, (X_meta, np.searchsorted(classes, y_meta))
+
+
+@pytest.fixture(scope="module", params=[DoubleMLP, SmallMLP])
+def net(request, encoded):
+    """A net that is trained, in double or in single precision."""
+    X, y, _ = encoded
+    net = small_net(
+        request.param,
+        batch_size=16,
+        iterator_train=RowLoader,
+        module__n_features=X.shape[1],
+        module__n_classes=4,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dtype = np.float64 if request.param is DoubleMLP else np.float32
+        return net.fit(X.astype(dtype), y)
+
+
+@pytest.mark.parametrize("draws_meta", [False, True])
+@pytest.mark.parametrize("cost", ["label", "combined"])
+@pytest.mark.parametrize("weights", STRATEGIES)
+def test_fitted_classifiers_agree(weights, cost, draws_meta, net, encoded):
+    X, y, meta = encoded
+    params = {"weights": weights, "cost": cost, "finetune": "head"}
+    host, device = (
+        quick(on(name, net), **params).fit(X, y, meta=None if draws_meta else meta)
+        for name in ("cpu", DEVICE)
+    )
+    parameters = list(device.net_.module_.parameters())
+    assert {parameter.device.type for parameter in parameters} == {DEVICE}
+    assert np.abs(host.sample_weight_ - 1).max() > 0.1
+    atol = 1e-5 if parameters[0].dtype == torch.float64 else 5e-5
+    np.testing.assert_allclose(device.sample_weight_, host.sample_weight_, atol=atol)
+    np.testing.assert_allclose(
+        device.predict_proba(X), host.predict_proba(X), atol=10 * atol
+    )
