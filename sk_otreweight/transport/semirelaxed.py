@@ -11,10 +11,9 @@ from torch import Tensor
 
 from sk_otreweight._validation import check_columns, check_reg
 
-# Rows, and cost entries, held at a time by the closed form. Smaller blocks are no
-# faster, and threads that share their cores lose time by waiting for each other.
+# Rows, and cost entries, held at a time by the closed form; few enough for the cache.
 _BLOCK_ROWS = 2**14
-_BLOCK_ENTRIES = 2**22
+_BLOCK_ENTRIES = 2**20
 # Costs that are kept from the first pass over the rows for the second.
 _KEPT_BYTES = 2**26
 # Rows that are put side by side to find the least entry of each column.
