@@ -1,7 +1,7 @@
 """The two array libraries that the solver runs on, and what they call differently.
 
 A call of torch takes a microsecond or two before anything is computed, which is most of
-the time of a problem of a mini-batch's size; numpy takes a third of that. So a single
+the time of a problem of a mini-batch's size; numpy takes less than that. So a single
 small problem on a CPU is solved on arrays (n, m), all others on tensors (P, n, m), by
 the same functions: they use operators, the axes -1 and -2, and what is collected here.
 """

@@ -22,12 +22,11 @@ _CHECK_EVERY = 10
 # Longest moves of log-potentials that are tried where a full Newton step is too long,
 # as between blocks of the plan that are almost separate, and the largest system that is
 # worth a step.
-_NEWTON_REACHES = (10.0, 3.0, 1.0)
-# Share of the mass by which the totals of the marginals may differ.
-_SAME_MASS = 1e-5
+_NEWTON_REACHES, _NEWTON_MAX_SIZE = (10.0, 3.0, 1.0), 1024
 # L1 error from which on a Newton step is tried at the first look.
 _NEAR = 0.03
-_NEWTON_MAX_SIZE = 1024
+# Share of the mass by which the totals of the marginals may differ by rounding.
+_SAME_MASS = 1e-5
 # As shares of the largest cost: reg below which it is lowered step by step at once, the
 # value this begins with; and the factor of a step, a second one if that was too quick.
 _ANNEAL_BELOW, _ANNEAL_FROM, _ANNEAL_FACTORS = 0.01, 0.1, (0.7, 0.9)
@@ -156,7 +155,7 @@ def _iterate(
     )
 
 
-@torch.inference_mode()  # a third of the time of small problems is book-keeping
+@torch.inference_mode()  # spares small problems the book-keeping of gradients
 def _sweep(
     domain: Domain,
     v: Any,
