@@ -24,7 +24,8 @@ class Cost(BaseEstimator, ABC):
 
     A subclass writes `_pairwise` and declares in `needs` what it looks at:
     ``"features"``, ``"labels"`` or both. Without ``"features"`` no meta rows are needed
-    (appendix F).
+    (appendix F). What it computes of the points of Q alone may go into `points`, so
+    that it is done once and not for each batch.
 
     An entry ``C[i, j]`` may depend on row i, point j and all points of Q, but never on
     the other training rows: these come in blocks of any size, and the batches of an
@@ -66,19 +67,34 @@ class Cost(BaseEstimator, ABC):
         ValueError
             If features are needed and missing.
         """
-        if "features" in self.needs and (features is None or meta_features is None):
+        points = None if meta_features is None else self.points(meta_features)
+        return self.to_points(features, labels, points, meta_labels)
+
+    def points(self, meta_features: Tensor) -> Tensor:
+        """Return what `_pairwise` looks at of the points of Q, instead of features."""
+        return meta_features
+
+    def to_points(
+        self,
+        features: Tensor | None,
+        labels: Tensor,
+        points: Tensor | None,
+        meta_labels: Tensor,
+    ) -> Tensor:
+        """Return the same as a call, given the `points` of the meta features."""
+        if "features" in self.needs and (features is None or points is None):
             raise ValueError(
                 f"{component_repr(self)} compares features, but none were given for "
                 f"the {'training' if features is None else 'meta'} rows."
             )
-        return self._pairwise(features, labels, meta_features, meta_labels)
+        return self._pairwise(features, labels, points, meta_labels)
 
     @abstractmethod
     def _pairwise(
         self,
         features: Tensor | None,
         labels: Tensor,
-        meta_features: Tensor | None,
+        points: Tensor | None,
         meta_labels: Tensor,
     ) -> Tensor:
         """Return the cost matrix (n, m)."""
@@ -105,7 +121,7 @@ class LabelCost(Cost):
         self,
         features: Tensor | None,
         labels: Tensor,
-        meta_features: Tensor | None,
+        points: Tensor | None,
         meta_labels: Tensor,
     ) -> Tensor:
         dtype = torch.get_default_dtype() if features is None else features.dtype
@@ -130,15 +146,19 @@ class FeatureCost(Cost):
 
     needs = frozenset({"features"})
 
+    def points(self, meta_features: Tensor) -> Tensor:
+        """Return features of length 1."""
+        return _unit(meta_features)
+
     def _pairwise(
         self,
         features: Tensor,
         labels: Tensor,
-        meta_features: Tensor,
+        points: Tensor,
         meta_labels: Tensor,
     ) -> Tensor:
-        z, z_meta = _unit(features), _unit(meta_features)
-        return torch.addmm(z.new_ones(1), z, z_meta.T, alpha=-1).clamp_(min=0)
+        z = _unit(features)
+        return torch.addmm(z.new_ones(1), z, points.T, alpha=-1).clamp_(min=0)
 
 
 class SquaredEuclideanCost(Cost):
@@ -162,13 +182,13 @@ class SquaredEuclideanCost(Cost):
         self,
         features: Tensor,
         labels: Tensor,
-        meta_features: Tensor,
+        points: Tensor,
         meta_labels: Tensor,
     ) -> Tensor:
         # Distances do not depend on the origin; a near one keeps the digits.
-        origin = _at_least_float32(meta_features).mean(0)
-        z = _at_least_float32(features) - origin
-        z_meta = _at_least_float32(meta_features) - origin
+        points = _at_least_float32(points)
+        origin = points.mean(0)
+        z, z_meta = _at_least_float32(features) - origin, points - origin
         squares = (z * z).sum(1)[:, None] + (z_meta * z_meta).sum(1)[None, :]
         return (squares - 2 * z @ z_meta.T).clamp(min=0)
 
@@ -200,18 +220,25 @@ class CombinedCost(Cost):
         """Raise if `mix` is not between 0 and 1."""
         check_real(self.mix, name="mix", maximum=1.0)
 
+    def points(self, meta_features: Tensor) -> Tensor:
+        """Return features of length 1."""
+        return _unit(meta_features)
+
     def _pairwise(
         self,
         features: Tensor,
         labels: Tensor,
-        meta_features: Tensor,
+        points: Tensor,
         meta_labels: Tensor,
     ) -> Tensor:
         self.check_parameters()
         feature, label = min(1.0, 2 - 2 * self.mix), min(1.0, 2 * self.mix)
-        z, z_meta = _unit(features), _unit(meta_features)
-        C = _differences(labels, meta_labels).to(z.dtype).mul_(label).add_(feature)
-        return C.addmm_(z, z_meta.T, alpha=-feature).clamp_(min=0)
+        z = _unit(features)
+        C = _differences(labels, meta_labels).to(z.dtype)
+        if label != 1:
+            C.mul_(label)
+        C.addmm_(z, points.T, alpha=-feature)
+        return C.add_(feature).clamp_(min=0)
 
 
 class FunctionCost(Cost):
@@ -249,10 +276,10 @@ class FunctionCost(Cost):
         self,
         features: Tensor,
         labels: Tensor,
-        meta_features: Tensor,
+        points: Tensor,
         meta_labels: Tensor,
     ) -> Tensor:
-        C = self.function(features, labels, meta_features, meta_labels)
+        C = self.function(features, labels, points, meta_labels)
         check_cost_matrix(
             C,
             n_rows=len(labels),

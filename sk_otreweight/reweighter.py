@@ -12,6 +12,7 @@ from torch import Tensor
 from sk_otreweight._validation import check_choice, check_real, check_reg, resolve
 from sk_otreweight.costs import Cost, resolve_cost
 from sk_otreweight.meta_sets import Atoms, MetaSet, resolve_meta_set
+from sk_otreweight.statistics import WeightStatistics
 from sk_otreweight.transport import (
     SOLVERS,
     Problem,
@@ -125,8 +126,7 @@ class Reweighter:
         self._meta_labels: Tensor | None = None
         self._labels: Tensor | None = None
         self.unconverged_ = 0
-        self._last_cost = float("nan")
-        self._forget_statistics()
+        self._statistics = WeightStatistics()
 
     def __repr__(self) -> str:
         return f"Reweighter(cost={self.cost_!r}, weights={self.weights_!r}, ...)"
@@ -233,10 +233,10 @@ class Reweighter:
 
         def cost(rows: slice) -> Tensor:
             block = None if features is None else features[rows]
-            return self.cost_(block, labels[rows], atoms.features, atoms.labels)
+            return self._cost(block, labels[rows], atoms)
 
         with torch.no_grad():
-            self._transport_costs.append(
+            self._statistics.add_costs(
                 self.weights_.solve(cost, atoms.mass, self.reg, len(labels))
             )
 
@@ -257,8 +257,11 @@ class Reweighter:
         with torch.no_grad():
             rows = self._rows(labels, features, index)
             weights = self.weights_.loss_weights(rows)
-            if record:
-                self._record(weights, rows.start)
+        if record:
+            start = rows.start
+            if self.weights_.per_batch:  # as the weights are scaled, so is their start
+                start = len(start) * start / start.sum()
+            self._statistics.add_weights(weights, start)
         return weights
 
     def begin_batch(
@@ -312,7 +315,7 @@ class Reweighter:
         atoms = self._draw_atoms(meta_features)
         if cost_features is None:
             cost_features = features
-        C = self.cost_(cost_features, labels, atoms.features, atoms.labels)
+        C = self._cost(cost_features, labels, atoms)
         self._step(rows, C, atoms.mass, n_steps, chain)
 
     @property
@@ -376,7 +379,7 @@ class Reweighter:
 
         def cost(rows: Tensor, labels: Tensor, atoms: Atoms) -> Tensor:
             part = None if features is None else features[rows]
-            return self.cost_(part, labels, atoms.features, atoms.labels)
+            return self._cost(part, labels, atoms)
 
         if self.meta_set_.stochastic:
             drawn = [self._draw_atoms(None) for _ in index]
@@ -395,15 +398,12 @@ class Reweighter:
         chain: Chain | None = None,
     ) -> None:
         """Take steps for a batch, or for several: C (B, m) or (P, B, m)."""
-        mass = mass.double()
-        mass = mass / mass.sum(-1, keepdim=True)  # float32 sums to 1 within 1e-7 only
         batch = C.shape[:-2]
+        on_arrays = self.solver_.takes_arrays and chain is None
         for _ in range(n_steps):
             with torch.no_grad():
-                a = self.weights_.probabilities(rows).double()
-                a = a / a.sum(-1, keepdim=True)
-            on_arrays = self.solver_.takes_arrays and chain is None
-            problem = Problem.of(C, a, mass, None, on_arrays=on_arrays)
+                a = self.weights_.probabilities(rows)
+            problem = Problem.of(C, a, mass, None, on_arrays=on_arrays).balanced()
             solution = self.solver_.solve_problem(problem, self.reg)
             self._note(solution)
             p, q = adjoint_potentials(problem.C, solution)
@@ -466,33 +466,7 @@ class Reweighter:
             uniform weights; ``weights_kl``, Kullback-Leibler divergence from the start
             weights; ``ot_cost``, mean transport cost.
         """
-        n, total, squares, log_ratio, start = self._sums
-        if n == 0:
-            ess, divergence = 1.0, 0.0
-        else:
-            ess = float(total**2 / (n * squares))
-            divergence = float(log_ratio / total - torch.log(total / start))
-        if self._transport_costs:  # a closed form is not solved anew in every epoch
-            costs = [torch.as_tensor(x).flatten() for x in self._transport_costs]
-            self._last_cost = float(torch.cat(costs).mean())
-        self._forget_statistics()
-        return {
-            "weights_ess": ess,
-            "weights_kl": max(divergence, 0.0),
-            "ot_cost": self._last_cost,
-        }
-
-    def _forget_statistics(self) -> None:
-        self._sums: tuple[Any, ...] = (0, 0.0, 0.0, 0.0, 0.0)
-        self._transport_costs: list[Tensor] = []
-
-    def _record(self, weights: Tensor, start: Tensor) -> None:
-        if self.weights_.per_batch:  # as the weights are scaled, so is their start
-            start = len(start) * start / start.sum()
-        log_ratio = torch.special.xlogy(weights, weights / start)
-        new = (len(weights), weights.sum(), weights.square().sum(), log_ratio.sum())
-        new += (start.sum(),)
-        self._sums = tuple(old + x for old, x in zip(self._sums, new, strict=True))
+        return self._statistics.summary()
 
     def _rows(
         self, labels: Tensor, features: Tensor | None, index: Tensor | None
@@ -515,17 +489,27 @@ class Reweighter:
             )
         return Rows(features, self._class_start[labels], index)
 
+    def _cost(self, features: Tensor | None, labels: Tensor, atoms: Atoms) -> Tensor:
+        """Return the cost (n, m) between rows and the points from `_draw_atoms`."""
+        return self.cost_.to_points(features, labels, atoms.features, atoms.labels)
+
     def _draw_atoms(self, features: Tensor | None) -> Atoms:
-        """Return Q; built once unless it is random or `features` are new."""
+        """Return Q, with the points that the cost looks at as its features.
+
+        It is built once unless it is random or `features` are new.
+        """
         meta_set, labels = self.meta_set_, self._meta_labels
-        if features is not None:
-            return meta_set.atoms(features, labels, self.generator)
-        if self._atoms is not None:
+        if features is None and self._atoms is not None:
             return self._atoms
-        if self._condensed is None:
-            self._condensed = meta_set.condense(self._meta_features, labels)
-        atoms = meta_set.draw(*self._condensed, self.generator)
-        if not meta_set.stochastic:
+        if features is not None:
+            atoms = meta_set.atoms(features, labels, self.generator)
+        else:
+            if self._condensed is None:
+                self._condensed = meta_set.condense(self._meta_features, labels)
+            atoms = meta_set.draw(*self._condensed, self.generator)
+        if atoms.features is not None:
+            atoms = atoms._replace(features=self.cost_.points(atoms.features))
+        if features is None and not meta_set.stochastic:
             self._atoms = atoms
         return atoms
 
@@ -539,7 +523,7 @@ class Reweighter:
         return Atoms(features, atoms.labels[present], mass / mass.sum())
 
     def _note(self, solution: TransportPlan) -> None:
-        self._transport_costs.append(solution.cost)
+        self._statistics.add_costs(solution.cost)
         if solution.converged:
             return
         if self.unconverged_ == 0:

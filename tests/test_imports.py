@@ -29,8 +29,9 @@ TABLE = {
     "transport": ({"_validation"}, CORE | {"numpy", "scipy", "ot"}),
     "meta_sets": ({"_validation"}, CORE),
     "weights": ({"transport", "randomness", "_validation"}, CORE),
+    "statistics": (set(), CORE),
     "reweighter": (
-        {"costs", "transport", "meta_sets", "weights", "_validation"},
+        {"costs", "transport", "meta_sets", "statistics", "weights", "_validation"},
         CORE,
     ),
     "features": ({"_validation"}, CORE),

@@ -65,6 +65,11 @@ class Problem(NamedTuple):
         matrices = C.detach().double().reshape(-1, *C.shape[-2:])
         return cls(matrices, *(None if x is None else flat(x) for x in (a, b, init)))
 
+    def balanced(self) -> Problem:
+        """Return the same with masses of total 1; in float32 it is within 1e-7 only."""
+        a, b = self.a / self.a.sum(-1)[..., None], self.b / self.b.sum(-1)[..., None]
+        return self._replace(a=a, b=b)
+
     def tensors(self) -> Problem:
         """Return the same on tensors."""
         return Problem(*(None if x is None else as_tensor(x) for x in self))

@@ -213,7 +213,7 @@ def _newton_step(domain: Domain, v: Any, columns: Any, error: Any) -> tuple[Any,
     direction = _newton_direction(domain, v, columns)
     full = domain.move(v, direction)
     full_error = _error(domain.column_sums(full), domain.b)
-    if bool((full_error[..., 0] < error).all()):
+    if library.count(full_error[..., 0] < error) == domain.n_problems:
         return full, full_error[..., 0]
     extent = {"axis": -2, "keepdims": True}
     length = library.amax(direction, **extent) - library.amin(direction, **extent)
@@ -221,9 +221,10 @@ def _newton_step(domain: Domain, v: Any, columns: Any, error: Any) -> tuple[Any,
     steps = (library.row(_NEWTON_REACHES, like=v) / length).clip(0, 1)
     trials = library.cat([full, domain.move(v, direction * steps), v], -1)
     errors = _error(domain.column_sums(trials), domain.b)
-    best = library.where(errors == errors, errors, np.inf).argmin(-1)  # never NaN
+    errors = library.where(errors == errors, errors, np.inf)  # a NaN is never least
+    best = errors.argmin(-1)
     v = library.choose(trials, best)
-    return v, _error(domain.column_sums(v), domain.b)[..., 0]
+    return v, library.amin(errors, axis=-1)
 
 
 def _newton_direction(domain: Domain, v: Any, columns: Any) -> Any:

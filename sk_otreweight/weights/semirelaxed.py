@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from sk_otreweight.transport import solve_semirelaxed
-from sk_otreweight.weights.base import Rows, WeightStrategy, finite_log
+from sk_otreweight.weights.base import Rows
+from sk_otreweight.weights.rows import RowWeights
 
 
-class SemiRelaxedWeights(WeightStrategy):
+class SemiRelaxedWeights(RowWeights):
     """The best weights in closed form, over the whole training set.
 
     Minimising the transport problem over the plan *and* the weights drops the
@@ -39,9 +40,3 @@ class SemiRelaxedWeights(WeightStrategy):
         weights, transport_cost = solve_semirelaxed(cost, mass, reg, n_rows=n_rows)
         self.values_ = (n_rows / weights.sum() * weights).to(self.values_.dtype)
         return transport_cost
-
-    def log_weights(self, rows: Rows) -> Tensor:
-        """Return the log of the rows' weights."""
-        return finite_log(
-            self.values_ if rows.index is None else self.values_[rows.index]
-        )

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from sk_otreweight._validation import check_choice, check_count, check_real
-from sk_otreweight.weights.base import Rows, WeightStrategy, finite_log
+from sk_otreweight.weights.base import Rows, finite_log
+from sk_otreweight.weights.rows import RowWeights
 
 
-class WeightVector(WeightStrategy):
+class WeightVector(RowWeights):
     """One free weight per training row (Eq. 10, Algorithm 1).
 
     A batch's weights are normalised to a probability vector, moved against the gradient
@@ -38,7 +39,6 @@ class WeightVector(WeightStrategy):
     >>> paper = WeightVector(lr=1e-3, update="sgd")
     """
 
-    needs = frozenset({"index"})
     separable = True
 
     def __init__(
@@ -70,34 +70,27 @@ class WeightVector(WeightStrategy):
             self.values_[rows.index] = rows.start
         return self.n_steps
 
-    def log_weights(self, rows: Rows) -> Tensor:
-        """Return the log of the rows' weights."""
-        return finite_log(
-            self.values_ if rows.index is None else self.values_[rows.index]
-        )
-
     def step(self, rows: Rows, grad: Tensor) -> None:
         """Move the weights of the rows against the gradient."""
         values = self.values_[rows.index]
-        mass = values.sum(-1, keepdim=True)
-        a = self.probabilities(rows)
-        # Only the part of the gradient that keeps the mass can be followed.
-        tangent = grad - (a * grad).sum(-1, keepdim=True)
-        moved = mass * _UPDATES[self.update](a, tangent, self.lr, mass)
-        # A batch that lost all its weight to others has none to share out.
-        moved = torch.where(mass > 0, moved, values).to(values.dtype)
+        moved = _UPDATES[self.update](values, grad.to(values.dtype), self.lr)
         self.values_[rows.index] = moved
 
 
-def _sgd(a: Tensor, tangent: Tensor, lr: float, mass: Tensor) -> Tensor:
-    """Step the weights ``mass * a``; return probabilities."""
-    moved = (a - lr * tangent / mass**2).clamp(min=0)
-    return moved / moved.sum(-1, keepdim=True)
+def _sgd(values: Tensor, grad: Tensor, lr: float) -> Tensor:
+    """Step weights of some mass along the part of the gradient that keeps it."""
+    mass = values.sum(-1, keepdim=True)
+    tangent = grad - (values * grad).sum(-1, keepdim=True) / mass
+    moved = (values - lr * tangent / mass).clamp(min=0)
+    moved *= mass / moved.sum(-1, keepdim=True)
+    # A batch that lost all its weight to others has none to share out.
+    return torch.where(mass > 0, moved, values)
 
 
-def _multiplicative(a: Tensor, tangent: Tensor, lr: float, mass: Tensor) -> Tensor:
-    """Step the logarithm of the weights; return probabilities."""
-    return torch.softmax(finite_log(a) - lr * tangent, -1)
+def _multiplicative(values: Tensor, grad: Tensor, lr: float) -> Tensor:
+    """Step the logarithm of the weights, and scale them back to their mass."""
+    moved = torch.softmax(finite_log(values).sub_(grad, alpha=lr), -1)
+    return moved.mul_(values.sum(-1, keepdim=True))
 
 
 _UPDATES = {"multiplicative": _multiplicative, "sgd": _sgd}

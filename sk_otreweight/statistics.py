@@ -1,0 +1,77 @@
+"""How far the weights of an epoch have moved, and what transport cost is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Batches that are held until they are summed up, which takes several calls.
+_MOST_HELD = 64
+
+
+class WeightStatistics:
+    """Sums over the weights that batches were given since the last summary."""
+
+    def __init__(self) -> None:
+        self._last_cost = float("nan")
+        self._forget()
+
+    def add_weights(self, weights: Tensor, start: Tensor) -> None:
+        """Take in the weights of some rows (n,), and those that they started with."""
+        self._weights.append((weights.flatten(), start.flatten()))
+        if len(self._weights) == _MOST_HELD:
+            self._sum_up_weights()
+
+    def add_costs(self, costs: Any) -> None:
+        """Take in the transport costs of some batches: an array or Tensor (...,)."""
+        self._costs.append(torch.as_tensor(costs).flatten())
+        if len(self._costs) == _MOST_HELD:
+            self._sum_up_costs()
+
+    def summary(self) -> dict[str, float]:
+        """Return the statistics of :meth:`Reweighter.statistics`, and begin anew."""
+        self._sum_up_weights()
+        self._sum_up_costs()
+        n, total, squares, log_ratio, start = self._sums
+        if n == 0:
+            ess, divergence = 1.0, 0.0
+        else:
+            ess = float(total**2 / (n * squares))
+            divergence = float(log_ratio / total - torch.log(total / start))
+        n_costs, cost = self._cost_sums
+        if n_costs:  # a closed form is not solved anew in every epoch
+            self._last_cost = float(cost / n_costs)
+        self._forget()
+        return {
+            "weights_ess": ess,
+            "weights_kl": max(divergence, 0.0),
+            "ot_cost": self._last_cost,
+        }
+
+    def _forget(self) -> None:
+        self._weights: list[tuple[Tensor, Tensor]] = []
+        self._costs: list[Tensor] = []
+        self._sums: tuple[Any, ...] = (0, 0.0, 0.0, 0.0, 0.0)
+        self._cost_sums: tuple[Any, ...] = (0, 0.0)
+
+    def _sum_up_weights(self) -> None:
+        if not self._weights:
+            return
+        weights, start = (torch.cat(parts) for parts in zip(*self._weights, strict=True))
+        self._weights = []
+        log_ratio = torch.special.xlogy(weights, weights / start)
+        sums = weights.sum(), weights.square().sum(), log_ratio.sum(), start.sum()
+        self._sums = _added(self._sums, (len(weights), *sums))
+
+    def _sum_up_costs(self) -> None:
+        if not self._costs:
+            return
+        costs = torch.cat(self._costs)
+        self._costs = []
+        self._cost_sums = _added(self._cost_sums, (len(costs), costs.sum()))
+
+
+def _added(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x + y for x, y in zip(old, new, strict=True))
