@@ -125,7 +125,7 @@ class LabelCost(Cost):
         meta_labels: Tensor,
     ) -> Tensor:
         dtype = torch.get_default_dtype() if features is None else features.dtype
-        return _differences(labels, meta_labels).to(dtype)
+        return _differences(labels, meta_labels, dtype)
 
 
 class FeatureCost(Cost):
@@ -222,6 +222,7 @@ class CombinedCost(Cost):
 
     def points(self, meta_features: Tensor) -> Tensor:
         """Return features of length 1."""
+        self.check_parameters()
         return _unit(meta_features)
 
     def _pairwise(
@@ -231,12 +232,11 @@ class CombinedCost(Cost):
         points: Tensor,
         meta_labels: Tensor,
     ) -> Tensor:
-        self.check_parameters()
         feature, label = min(1.0, 2 - 2 * self.mix), min(1.0, 2 * self.mix)
         z = _unit(features)
-        C = _differences(labels, meta_labels).to(z.dtype)
+        C = _differences(labels, meta_labels, z.dtype)
         if label != 1:
-            C.mul_(label)
+            C *= label
         C.addmm_(z, points.T, alpha=-feature)
         return C.add_(feature).clamp_(min=0)
 
@@ -310,7 +310,8 @@ def _unit(x: Tensor) -> Tensor:
     return normalize(_at_least_float32(x), dim=1)
 
 
-def _differences(labels: Tensor, meta_labels: Tensor) -> Tensor:
+def _differences(labels: Tensor, meta_labels: Tensor, dtype: torch.dtype) -> Tensor:
     """Return 1.0 where labels differ and 0.0 where they are the same (n, m)."""
     # Several times faster than comparing integers, and exact below 2^24.
-    return (labels[:, None].float() - meta_labels[None, :].float()).ne_(0)
+    differences = (labels.float()[:, None] - meta_labels.float()).ne_(0)
+    return differences if dtype == torch.float32 else differences.to(dtype)

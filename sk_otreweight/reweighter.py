@@ -258,10 +258,8 @@ class Reweighter:
             rows = self._rows(labels, features, index)
             weights = self.weights_.loss_weights(rows)
         if record:
-            start = rows.start
-            if self.weights_.per_batch:  # as the weights are scaled, so is their start
-                start = len(start) * start / start.sum()
-            self._statistics.add_weights(weights, start)
+            per_batch = self.weights_.per_batch
+            self._statistics.add_weights(weights, rows, per_batch=per_batch)
         return weights
 
     def begin_batch(
@@ -310,8 +308,8 @@ class Reweighter:
         """
         if self.solves_training_set:
             return
-        n_steps = self.begin_batch(features, labels, index)
         rows = self._rows(labels, features, index)
+        n_steps = self.weights_.begin_batch(rows)
         atoms = self._draw_atoms(meta_features)
         if cost_features is None:
             cost_features = features
@@ -402,8 +400,8 @@ class Reweighter:
         on_arrays = self.solver_.takes_arrays and chain is None
         for _ in range(n_steps):
             with torch.no_grad():
-                a = self.weights_.probabilities(rows)
-            problem = Problem.of(C, a, mass, None, on_arrays=on_arrays).balanced()
+                a = self.weights_.masses(rows)
+            problem = Problem.of(C, a, mass, None, on_arrays=on_arrays).normalised()
             solution = self.solver_.solve_problem(problem, self.reg)
             self._note(solution)
             p, q = adjoint_potentials(problem.C, solution)
@@ -487,7 +485,7 @@ class Reweighter:
                 f"{self.weights_!r} reads weights off the features: pass the features "
                 "of the rows, the input of the classifier head."
             )
-        return Rows(features, self._class_start[labels], index)
+        return Rows(features, labels, self._class_start, index)
 
     def _cost(self, features: Tensor | None, labels: Tensor, atoms: Atoms) -> Tensor:
         """Return the cost (n, m) between rows and the points from `_draw_atoms`."""
@@ -507,6 +505,8 @@ class Reweighter:
             if self._condensed is None:
                 self._condensed = meta_set.condense(self._meta_features, labels)
             atoms = meta_set.draw(*self._condensed, self.generator)
+        mass = atoms.mass.double()
+        atoms = atoms._replace(mass=mass / mass.sum())  # float32's is 1 within 1e-7
         if atoms.features is not None:
             atoms = atoms._replace(features=self.cost_.points(atoms.features))
         if features is None and not meta_set.stochastic:

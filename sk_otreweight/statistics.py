@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sk_otreweight.weights import Rows
+
 # Batches that are held until they are summed up, which takes several calls.
 _MOST_HELD = 64
 
@@ -18,15 +20,15 @@ class WeightStatistics:
         self._last_cost = float("nan")
         self._forget()
 
-    def add_weights(self, weights: Tensor, start: Tensor) -> None:
-        """Take in the weights of some rows (n,), and those that they started with."""
-        self._weights.append((weights.flatten(), start.flatten()))
+    def add_weights(self, weights: Tensor, rows: Rows, *, per_batch: bool) -> None:
+        """Take in the weights of some rows, that may be scaled to mean 1 as a batch."""
+        self._weights.append((weights, rows._replace(features=None), per_batch))
         if len(self._weights) == _MOST_HELD:
             self._sum_up_weights()
 
     def add_costs(self, costs: Any) -> None:
         """Take in the transport costs of some batches: an array or Tensor (...,)."""
-        self._costs.append(torch.as_tensor(costs).flatten())
+        self._costs.append(costs)
         if len(self._costs) == _MOST_HELD:
             self._sum_up_costs()
 
@@ -51,15 +53,16 @@ class WeightStatistics:
         }
 
     def _forget(self) -> None:
-        self._weights: list[tuple[Tensor, Tensor]] = []
-        self._costs: list[Tensor] = []
+        self._weights: list[tuple[Tensor, Rows, bool]] = []
+        self._costs: list[Any] = []
         self._sums: tuple[Any, ...] = (0, 0.0, 0.0, 0.0, 0.0)
         self._cost_sums: tuple[Any, ...] = (0, 0.0)
 
     def _sum_up_weights(self) -> None:
         if not self._weights:
             return
-        weights, start = (torch.cat(parts) for parts in zip(*self._weights, strict=True))
+        weights = torch.cat([weights for weights, *_ in self._weights])
+        start = torch.cat([_start(*others) for _, *others in self._weights])
         self._weights = []
         log_ratio = torch.special.xlogy(weights, weights / start)
         sums = weights.sum(), weights.square().sum(), log_ratio.sum(), start.sum()
@@ -68,9 +71,15 @@ class WeightStatistics:
     def _sum_up_costs(self) -> None:
         if not self._costs:
             return
-        costs = torch.cat(self._costs)
+        costs = torch.cat([torch.as_tensor(x).flatten() for x in self._costs])
         self._costs = []
         self._cost_sums = _added(self._cost_sums, (len(costs), costs.sum()))
+
+
+def _start(rows: Rows, per_batch: bool) -> Tensor:
+    """Return the start weights, scaled as the weights are."""
+    start = rows.start
+    return len(start) * start / start.sum() if per_batch else start
 
 
 def _added(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:

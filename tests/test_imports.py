@@ -29,7 +29,7 @@ TABLE = {
     "transport": ({"_validation"}, CORE | {"numpy", "scipy", "ot"}),
     "meta_sets": ({"_validation"}, CORE),
     "weights": ({"transport", "randomness", "_validation"}, CORE),
-    "statistics": (set(), CORE),
+    "statistics": ({"weights"}, CORE),
     "reweighter": (
         {"costs", "transport", "meta_sets", "statistics", "weights", "_validation"},
         CORE,

@@ -47,12 +47,12 @@ def random(*shape, seed=0):
 
 def training_rows(start=None, dtype=torch.float64):
     start = torch.ones(N, dtype=dtype) if start is None else start
-    return Rows(random(N, D).to(dtype), start, None)
+    return Rows(random(N, D).to(dtype), torch.arange(N), start, None)
 
 
 def batch_of(rows, index):
     index = torch.tensor(index)
-    return Rows(rows.features[index], rows.start[index], index)
+    return Rows(rows.features[index], index, rows.class_start, index)
 
 
 def vector(start=None, **params):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -115,9 +117,10 @@ def check_losses(losses: Tensor, *, n_rows: int) -> Tensor:
 
 def check_finite_loss(loss: Tensor, *, stage: int, epoch: int, batch: int) -> None:
     """Raise as soon as a training loss is NaN or infinite."""
-    if not bool(torch.isfinite(loss)):
+    value = loss.item()
+    if not math.isfinite(value):
         raise FloatingPointError(
-            f"The training loss became {loss.item()} in stage {stage}, epoch {epoch}, "
+            f"The training loss became {value} in stage {stage}, epoch {epoch}, "
             f"batch {batch}. The parameters were not updated with it. Lower the "
             "learning rate (the net's `lr` for stage 1, `lr` for stage 2), scale the "
             "inputs, or clip the gradients."

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sk_otreweight._validation import check_reg
 from sk_otreweight.transport.adjoint import positive, solve_for_columns
 from sk_otreweight.transport.arrays import as_tensor, library_of
 from sk_otreweight.transport.plan import (
@@ -98,7 +99,7 @@ def adjoint_potentials(C: Any, solution: TransportPlan) -> tuple[Any, Any]:
 
 def centred(x: Any) -> Any:
     """Return a gradient on the simplex, determined up to a constant, of mean zero."""
-    return x - x.mean(-1)[..., None]
+    return x - (x.sum(-1) / x.shape[-1])[..., None]
 
 
 def _column_gradient(
@@ -278,6 +279,8 @@ def transport_value_and_grad(
 
 def _solved(problem: Problem, reg: float, solver: TransportSolver) -> TransportPlan:
     """Return the solution, and warn if it is none."""
+    solver.check_parameters()
+    check_reg(reg)
     solution = solver.solve_problem(problem, reg)
     if not solution.converged:
         warn_unconverged(solution, max_iter=solver.max_iter, tol=solver.tol, reg=reg)

@@ -133,14 +133,14 @@ class TransportSolver(BaseEstimator, ABC):
         solution : TransportPlan
             Tensors in float64; no gradient flows through them.
         """
+        self.check_parameters()
+        check_reg(reg)
         problem = Problem.of(C, a, b, init, on_arrays=self.takes_arrays)
         solution = self.solve_problem(problem, reg)
         return solution.map(partial(unflattened, batch=C.shape[:-2]))
 
     def solve_problem(self, problem: Problem, reg: float) -> TransportPlan:
-        """Solve as `solve` does, and return arrays for arrays."""
-        self.check_parameters()
-        check_reg(reg)
+        """Solve as `solve` does, unchecked parameters, and return arrays for arrays."""
         with torch.no_grad():
             solution = joined(
                 [

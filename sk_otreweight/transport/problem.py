@@ -54,9 +54,8 @@ class Problem(NamedTuple):
         """
         check_transport_shapes(C, a, b)
         if on_arrays and is_small(C):
-            vectors = (None if x is None else _as_vector(x) for x in (a, b, init))
-            matrix = C.detach().double().numpy().reshape(C.shape[-2:])
-            return cls(matrix, *vectors)
+            vectors = (None if x is None else _as_array(x, 1) for x in (a, b, init))
+            return cls(_as_array(C, 2), *vectors)
 
         def flat(x: Tensor) -> Tensor:
             x = x.detach().double().expand(*C.shape[:-2], -1)
@@ -65,10 +64,9 @@ class Problem(NamedTuple):
         matrices = C.detach().double().reshape(-1, *C.shape[-2:])
         return cls(matrices, *(None if x is None else flat(x) for x in (a, b, init)))
 
-    def balanced(self) -> Problem:
-        """Return the same with masses of total 1; in float32 it is within 1e-7 only."""
-        a, b = self.a / self.a.sum(-1)[..., None], self.b / self.b.sum(-1)[..., None]
-        return self._replace(a=a, b=b)
+    def normalised(self) -> Problem:
+        """Return the same with the rows' masses divided by their total."""
+        return self._replace(a=self.a / self.a.sum(-1)[..., None])
 
     def tensors(self) -> Problem:
         """Return the same on tensors."""
@@ -106,5 +104,9 @@ def unflattened(
     return x.reshape(batch + x.shape[1:]).to(dtype)
 
 
-def _as_vector(x: Tensor) -> np.ndarray:
-    return x.detach().double().numpy().reshape(-1)
+def _as_array(x: Tensor, ndim: int) -> np.ndarray:
+    """Return the only problem's part as an array, without leading dimensions."""
+    array = x.detach().double().numpy()
+    return array if array.ndim == ndim else array.reshape(array.shape[-ndim:])
+
+

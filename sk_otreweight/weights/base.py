@@ -18,15 +18,23 @@ class Rows(NamedTuple):
     ----------
     features : Tensor of shape (n, d) or None
         None if the strategy does not need them.
-    start : Tensor of shape (n,) or (n_batches, n)
-        Weight that each row starts with; mean 1 over the training set.
+    labels : Tensor of shape (n,) or (n_batches, n)
+        Labels 0 ... K-1.
+    class_start : Tensor of shape (K,)
+        Weight that the rows of each class start with.
     index : Tensor of shape (n,) or (n_batches, n), or None
         Row numbers in the training set.
     """
 
     features: Tensor | None
-    start: Tensor
+    labels: Tensor
+    class_start: Tensor
     index: Tensor | None
+
+    @property
+    def start(self) -> Tensor:
+        """Weight that each row starts with; mean 1 over the training set."""
+        return self.class_start[self.labels]
 
 
 class WeightStrategy(BaseEstimator, ABC):
@@ -108,16 +116,20 @@ class WeightStrategy(BaseEstimator, ABC):
         """Return the probability of each row within its batch, Eq. 4."""
         return torch.softmax(self.log_weights(rows), -1)
 
+    def masses(self, rows: Rows) -> Tensor:
+        """Return positive multiples of `probabilities`, whichever are at hand."""
+        return self.probabilities(rows)
+
     def loss_weights(self, rows: Rows) -> Tensor:
         """Return the factors of the losses of a batch (n,).
 
         Of mean 1 over the training set or, if `per_batch`, over the batch.
         """
         if self.per_batch:
-            return len(rows.start) * self.probabilities(rows)
+            return len(rows.labels) * self.probabilities(rows)
         return self.log_weights(rows).exp()
 
 
-def finite_log(weights: Tensor) -> Tensor:
-    """Return a finite logarithm, also of weights that are zero."""
-    return weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
+def positive(weights: Tensor) -> Tensor:
+    """Return weights with a finite logarithm, also of those that are zero."""
+    return weights.clamp(min=torch.finfo(weights.dtype).tiny)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sk_otreweight.weights.base import Rows, WeightStrategy, finite_log
+from sk_otreweight.weights.base import Rows, WeightStrategy, positive
 
 
 class RowWeights(WeightStrategy):
@@ -16,7 +16,11 @@ class RowWeights(WeightStrategy):
 
     def log_weights(self, rows: Rows) -> Tensor:
         """Return the log of the rows' weights."""
-        return finite_log(self.loss_weights(rows))
+        return self.masses(rows).log()
+
+    def masses(self, rows: Rows) -> Tensor:
+        """Return the rows' weights, those that are zero a little above it."""
+        return positive(self.loss_weights(rows))
 
     def loss_weights(self, rows: Rows) -> Tensor:
         """Return the rows' weights (n,), of mean 1 over the training set."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sk_otreweight._validation import check_choice, check_count, check_real
-from sk_otreweight.weights.base import Rows, finite_log
+from sk_otreweight.weights.base import Rows, positive
 from sk_otreweight.weights.rows import RowWeights
 
 
@@ -89,7 +89,7 @@ def _sgd(values: Tensor, grad: Tensor, lr: float) -> Tensor:
 
 def _multiplicative(values: Tensor, grad: Tensor, lr: float) -> Tensor:
     """Step the logarithm of the weights, and scale them back to their mass."""
-    moved = torch.softmax(finite_log(values).sub_(grad, alpha=lr), -1)
+    moved = torch.softmax(positive(values).log_().sub_(grad, alpha=lr), -1)
     return moved.mul_(values.sum(-1, keepdim=True))
 
 
