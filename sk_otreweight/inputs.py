@@ -105,12 +105,17 @@ def take(X: Any, rows: Any) -> Any:
 
 def batch_of(net: NeuralNet, X: Any, rows: Sequence[int] | slice | np.ndarray) -> Any:
     """Return some rows as one batch that the net takes; its arrays are copies."""
+    if not isinstance(X, Dataset):
+        return cast(net, copied(X, rows), name="X")
     part = take(X, rows)
-    if not isinstance(part, Dataset):
-        return cast(net, map_arrays(_copy, part, name="X"), name="X")
     collate = net.get_params_for("iterator_valid").get("collate_fn", default_collate)
     # The labels play no part here, and may be missing.
     return collate([(part[row][0], 0) for row in range(len(part))])[0]
+
+
+def copied(X: Any, rows: Sequence[int] | slice | np.ndarray) -> Any:
+    """Return copies of some rows of arrays."""
+    return map_arrays(_copy, take(X, rows), name="X")
 
 
 def _copy(x: np.ndarray | Tensor, _: str) -> np.ndarray | Tensor:

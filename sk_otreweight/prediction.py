@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sk_otreweight.extraction import replaced
-from sk_otreweight.inputs import LabelledDataset, batch_of, n_bytes, n_rows, padded
+from sk_otreweight.inputs import LabelledDataset, copied, n_bytes, n_rows, padded
 from sk_otreweight.loaders import RowLoader
 
 # Batches are filled up to a multiple of this: other numbers of rows round differently.
@@ -39,7 +39,7 @@ def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
     if _is_configured(net) or isinstance(X, Dataset):  # its loader makes the batches
         outputs = net.predict_proba(_filled_up(net, X))
     else:
-        batches = _Batches(net, X)
+        batches = _Batches(X, _TRAINING_BATCHES * net.batch_size)
         with replaced(net, get_iterator=lambda *args, **kwargs: batches):
             outputs = net.predict_proba(X)
     return as_probabilities(outputs[:n].astype(np.float64))
@@ -68,15 +68,16 @@ class _Batches:
 
     Parameters
     ----------
-    net : skorch.NeuralNet
     X : inputs
         Not a data set.
+    least : int
+        Rows that a batch has at least, if there are as many.
     """
 
-    def __init__(self, net: NeuralNet, X: Any):
-        self.net, self.X, self.n = net, X, n_rows(X)
+    def __init__(self, X: Any, least: int):
+        self.X, self.n = X, n_rows(X)
         rows = min(_MOST_ROWS, _BATCH_BYTES * self.n // max(n_bytes(X), 1))
-        rows = max(rows, _TRAINING_BATCHES * net.batch_size)
+        rows = max(rows, least)
         self.rows = _UNIT_ROWS * max(1, rows // _UNIT_ROWS)
 
     def __len__(self) -> int:
@@ -85,7 +86,7 @@ class _Batches:
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         for start in range(0, self.n, self.rows):
             stop = min(start + self.rows, self.n)
-            batch = batch_of(self.net, self.X, slice(start, stop))
+            batch = copied(self.X, slice(start, stop))
             if (stop - start) % _UNIT_ROWS:
                 filled = _UNIT_ROWS * -(-(stop - start) // _UNIT_ROWS)
                 batch = padded(batch, filled)
@@ -102,6 +103,7 @@ def as_probabilities(outputs: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     outputs : ndarray of shape (n, K), or (n,) or (n, 1) for two classes
+        May be overwritten.
     """
     if outputs.ndim == 1 or outputs.shape[1] == 1:
         second = outputs.reshape(-1)
@@ -111,4 +113,4 @@ def as_probabilities(outputs: np.ndarray) -> np.ndarray:
     totals = outputs @ np.ones((outputs.shape[1], 1))
     if outputs.min() < 0 or np.abs(totals - 1).max() > 1e-2:
         return torch.from_numpy(outputs).softmax(1).numpy()
-    return outputs / totals
+    return np.divide(outputs, totals, out=outputs)
