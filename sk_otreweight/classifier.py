@@ -279,7 +279,8 @@ class _TransportStep(Stage2Step):
         """Return whether the weights of an epoch do not depend on its steps."""
         if self.reweighter.solves_training_set:
             return True
-        if not self.reweighter.steps_together or not are_distinct(batches):
+        n_rows = len(self.data.labels)
+        if not (self.reweighter.steps_together and are_distinct(batches, n_rows)):
             return False
         # The features of an epoch are known if they stay as they are, and are kept.
         is_known = isinstance(self.data.features, Tensor)

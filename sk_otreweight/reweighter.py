@@ -35,6 +35,8 @@ from sk_otreweight.weights import (
 
 # Rows whose weights are read at a time, in case their features are not kept.
 _BLOCK_ROWS = 2**16
+# Batches whose row numbers are put together.
+_BLOCK_BATCHES = 2**8
 
 # How a change of the cost reaches the batch's loss weights: dL/dC (n, m) -> (n,).
 Chain = Callable[[Tensor, Tensor], Tensor]
@@ -341,7 +343,7 @@ class Reweighter:
         """
         if self.solves_training_set or not batches:
             return
-        together = self.steps_together and are_distinct(batches)
+        together = self.steps_together and are_distinct(batches, len(self._labels))
         for index in self._groups(features, batches, together):
             if not together:
                 part = None if features is None else features[index]
@@ -537,7 +539,9 @@ class Reweighter:
         self.unconverged_ += max(1, int(is_left.sum()))
 
 
-def are_distinct(batches: Sequence[Tensor]) -> bool:
-    """Return whether no row is in more than one batch, or in one twice."""
-    rows = torch.cat(list(batches))
-    return bool(rows.bincount().max() <= 1)
+def are_distinct(batches: Sequence[Tensor], n_rows: int) -> bool:
+    """Return whether none of `n_rows` is in more than one batch, or in one twice."""
+    is_seen = torch.zeros(n_rows, dtype=torch.bool, device=batches[0].device)
+    for start in range(0, len(batches), _BLOCK_BATCHES):
+        is_seen[torch.cat(list(batches[start : start + _BLOCK_BATCHES]))] = True
+    return int(is_seen.count_nonzero()) == sum(map(len, batches))

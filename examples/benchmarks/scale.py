@@ -12,8 +12,9 @@ Labels are long-tailed. Each case runs in a process of its own, because the peak
 of a process is never taken back. Working memory is the growth of that peak, in the
 first run, over what imports, a tiny problem solved before, and the inputs take; on
 CUDA, the peak of the allocated memory over the inputs. Short cases are run several
-times, long ones once. Exponents are slopes of log(time or memory) against log(size)
-over the three largest sizes of a series, where constant overhead matters least.
+times, in three rounds over all of them, as a machine is not equally fast all the time;
+long ones once. Exponents are slopes of log(time or memory) against log(size) over all
+sizes of a series.
 
 Run ``python examples/benchmarks/scale.py`` for the record in ``results/``, with
 ``--short`` for small sizes, printed only, and with ``--device cuda`` on a GPU.
@@ -51,11 +52,11 @@ META_PER_CLASS = 10
 IMBALANCE_FACTOR = 100
 BATCH_SIZE = 128
 
-# Repeats of a case: so many at most, and none after so many seconds.
+# Rounds over the cases, and runs of a case in each: so many at most, and none after so
+# many seconds, nor another round.
+ROUNDS = 3
 MOST_REPEATS = 5
 ENOUGH_SECONDS = 4.0
-# Sizes that an exponent is fitted to, from the largest down.
-FITTED_SIZES = 3
 
 MANY_CLASSES = 8142  # of iNaturalist 2018
 NAMES = {"semirelaxed": "closed form", "vector": "weight vector"}
@@ -101,6 +102,15 @@ class Result:
     def missing(cls) -> Result:
         """Stand for a case that did not run to its end."""
         return cls([math.nan], math.nan, False, 0)
+
+    def joined(self, other: Result) -> Result:
+        """Return the results of two rounds as one."""
+        return Result(
+            self.seconds + other.seconds,
+            max(self.memory, other.memory),
+            self.is_valid and other.is_valid,
+            max(self.unconverged, other.unconverged),
+        )
 
 
 @dataclass(frozen=True)
@@ -246,17 +256,21 @@ def single_cases(chosen: argparse.Namespace) -> dict[str, Case]:
 
 
 def measure_all(cases: list[Case]) -> dict[Case, Result]:
-    """Measure each case once, and say how far it is."""
+    """Measure each case, in rounds, and say how far it is."""
     results: dict[Case, Result] = {}
-    for case in dict.fromkeys(cases):
-        results[case] = measure_apart(case)
-        print(f"{case}: {Spread.of(results[case].seconds)} s", file=sys.stderr)
+    for _ in range(ROUNDS):
+        for case in dict.fromkeys(cases):
+            before = results.get(case)
+            if before is not None and max(before.seconds) > ENOUGH_SECONDS:
+                continue
+            result = measure_apart(case)
+            results[case] = result if before is None else before.joined(result)
+            print(f"{case}: {Spread.of(results[case].seconds)} s", file=sys.stderr)
     return results
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
     """Return the slope of log(value) against log(size); NaN if a value is missing."""
-    sizes, values = sizes[-FITTED_SIZES:], values[-FITTED_SIZES:]
     if not all(value > 0 for value in values):
         return math.nan
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
@@ -302,7 +316,7 @@ def exponent_table(
     """
     rows = []
     for (weights, along), (time, memory) in fitted.items():
-        used = series[weights, along][-FITTED_SIZES:]
+        used = series[weights, along]
         ends = [case.n_rows if along == "N" else case.n_classes for case in used]
         span = f"{along} = {ends[0]:,} … {ends[-1]:,}"
         slopes = ["–" if math.isnan(x) else f"{x:.2f}" for x in (time, memory)]

@@ -108,5 +108,3 @@ def _as_array(x: Tensor, ndim: int) -> np.ndarray:
     """Return the only problem's part as an array, without leading dimensions."""
     array = x.detach().double().numpy()
     return array if array.ndim == ndim else array.reshape(array.shape[-ndim:])
-
-
