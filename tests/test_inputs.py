@@ -208,9 +208,9 @@ def test_label_cost_needs_no_meta(few):
     seen = []
 
     class Recorder(LabelCost):
-        def __call__(self, features, labels, meta_features, meta_labels):
-            seen.append((meta_features, meta_labels.tolist()))
-            return super().__call__(features, labels, meta_features, meta_labels)
+        def _pairwise(self, features, labels, points, meta_labels):
+            seen.append((points, meta_labels.tolist()))
+            return super()._pairwise(features, labels, points, meta_labels)
 
     X, y, _ = few
     X, y = np.concatenate([X, X[:1] + 1]), np.append(y, 11)  # a class of one row
