@@ -83,6 +83,30 @@ def _convolution(n_in: int, n_out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
 
 
+class CNN(nn.Module):
+    """A convolutional net as in PyTorch's own MNIST example: 1.2M parameters."""
+
+    def __init__(self, n_classes: int = 10):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 32, 3),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Dropout(0.25),
+            nn.Flatten(),
+            nn.Linear(64 * 12 * 12, 128),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+        )
+        self.head = nn.Linear(128, n_classes)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return the class scores."""
+        return self.head(self.body(X))
+
+
 class EpochClock(Callback):
     """Records the ``seconds`` of an epoch, from its begin to its end.
 
@@ -235,12 +259,13 @@ def mlp_setting(device: str, n: int = 10_000) -> Setting:
     return Setting("MLP", "make_classification", net, train, meta)
 
 
-def cnn_setting(device: str, n: int = 4_500) -> Setting:
-    """Return the convolutional net on Fashion-MNIST with imbalance factor 200."""
+def cnn_setting(device: str, *, small: bool, n: int) -> Setting:
+    """Return a convolutional net on Fashion-MNIST with imbalance factor 50."""
     X, y, source = fashion()
-    train, meta = long_tail(X, y, n, 200, device)
-    net = fit_once(fashion_net(), train, device)
-    return Setting("CNN", source, net, train, meta)
+    train, meta = long_tail(X, y, n, 50, device, meta=1)
+    net = fashion_net() if small else fashion_net().set_params(module=CNN)
+    net = fit_once(net, train, device)
+    return Setting("small CNN" if small else "CNN", source, net, train, meta)
 
 
 def resnet_setting(device: str, batch_size: int, n: int) -> Setting:
