@@ -14,6 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 
+# Bytes of inputs that are sliced at a time: for batches of few small rows, the calls take
+# longer than the copies.
+_BLOCK_BYTES = 2**20
+
+
 class RowBatch(tuple):
     """A batch ``(X, y)`` with the row numbers it was made of.
 
@@ -122,10 +127,19 @@ class RowEpoch:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[RowBatch]:
-        for rows in self.rows:
+        n_together = self._n_together()
+        for start in range(0, len(self.rows), n_together):
+            batches = self.rows[start : start + n_together]
+            sizes, rows = [len(batch) for batch in batches], torch.cat(batches)
             # Without labels, what skorch stands in for them when only predicting.
             y = torch.zeros(len(rows)) if self.y is None else _take(self.y, rows)
-            yield RowBatch(_take(self.X, rows), y, rows)
+            X = _split(_take(self.X, rows), sizes)
+            yield from map(RowBatch, X, _split(y, sizes), batches)
+
+    def _n_together(self) -> int:
+        """How many batches are sliced at a time."""
+        n_bytes = _row_bytes(self.X) * max(map(len, self.rows), default=0)
+        return max(1, _BLOCK_BYTES // max(1, n_bytes))
 
 
 def plan_epoch(batches: Any) -> tuple[Any, list[Tensor] | None]:
@@ -285,3 +299,16 @@ def _take(x: Any, rows: Tensor) -> Any:
     if isinstance(x, Tensor):
         return x[rows.to(x.device)]
     return torch.from_numpy(x[rows.numpy()])
+
+
+def _split(x: Any, sizes: list[int]) -> list[Any]:
+    if isinstance(x, Mapping):
+        parts = zip(*(_split(value, sizes) for value in x.values()), strict=True)
+        return [dict(zip(x, part, strict=True)) for part in parts]
+    return list(x.split(sizes))
+
+
+def _row_bytes(x: Any) -> int:
+    if isinstance(x, Mapping):
+        return sum(map(_row_bytes, x.values()))
+    return x.nbytes // max(1, len(x))

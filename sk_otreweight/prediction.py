@@ -17,9 +17,10 @@ from sk_otreweight.loaders import RowLoader
 
 # Batches are filled up to a multiple of this: other numbers of rows round differently.
 _UNIT_ROWS = 128
-# A call of the net has a price of its own, and rows need less memory without a graph: a
-# batch has as many as so many training batches, or as have so many bytes together.
-_TRAINING_BATCHES, _BATCH_BYTES, _MOST_ROWS = 8, 2**18, 2**12
+# A call of the net has a price of its own: a batch has as many rows as have so many
+# bytes together, or as a training batch. More would be slower on a CPU, as they leave
+# its cache. Elsewhere, where a call waits longer, it has as many as so many of these.
+_BATCH_BYTES, _MOST_ROWS, _TRAINING_BATCHES = 2**18, 2**12, 8
 
 
 def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
@@ -39,7 +40,9 @@ def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
     if _is_configured(net) or isinstance(X, Dataset):  # its loader makes the batches
         outputs = net.predict_proba(_filled_up(net, X))
     else:
-        batches = _Batches(X, _TRAINING_BATCHES * net.batch_size)
+        is_on_cpu = torch.device(net.device).type == "cpu"
+        least = net.batch_size * (1 if is_on_cpu else _TRAINING_BATCHES)
+        batches = _Batches(X, least)
         with replaced(net, get_iterator=lambda *args, **kwargs: batches):
             outputs = net.predict_proba(X)
     return as_probabilities(outputs[:n].astype(np.float64))

@@ -9,14 +9,17 @@ from skorch import dataset as skorch_dataset
 from skorch.dataset import ValidSplit, unpack_data
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
+from sk_otreweight import loaders
 from sk_otreweight.loaders import (
     NumberedDataset,
     RowBatch,
+    RowEpoch,
     RowLoader,
     training_batches,
     use_row_loader,
 )
 
+_take = loaders._take
 N = 23
 X = np.arange(2 * N, dtype=np.float32).reshape(N, 2)
 Y = np.arange(N) % 3
@@ -99,6 +102,43 @@ def test_rows_are_right_under_shuffling(kind):
         orders.append(torch.cat([batch.rows for batch in batches]).tolist())
         assert sorted(orders[-1]) == sorted(rows_of(dataset).tolist())
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("n_bytes", [1, 4 * 8, 2 * 4 * 8, 3 * 4 * 8, 2**20])
+@pytest.mark.parametrize("kind", ["arrays", "tensors", "no labels", "dict"])
+def test_batches_that_are_sliced_together(kind, n_bytes, monkeypatch):
+    """A row has 8 bytes, a batch 4 rows: one batch at a time, two, three, or all."""
+    given, dataset = X, datasets().get(kind)
+    if kind == "dict":
+        given = {"x": X[:, :1], "z": X[:, 1:]}
+        dataset = skorch_dataset.Dataset(given, Y)
+    monkeypatch.setattr(loaders, "_BLOCK_BYTES", n_bytes)
+    slices = []
+    monkeypatch.setattr(
+        loaders, "_take", lambda x, rows: slices.append(len(rows)) or _take(x, rows)
+    )
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    epoch = RowEpoch(dataset.X, dataset.y, list(order.split(4)))
+    batches = list(epoch)
+    assert [batch.rows.tolist() for batch in batches] == [
+        rows.tolist() for rows in order.split(4)
+    ]
+    for batch in batches:
+        inputs, rows = batch[0], batch.rows.numpy()
+        if kind == "dict":
+            assert list(inputs) == ["x", "z"]
+            inputs = np.concatenate([inputs["x"], inputs["z"]], axis=1)
+        np.testing.assert_array_equal(inputs, X[rows])
+        expected = np.zeros(len(rows)) if kind == "no labels" else Y[rows]
+        np.testing.assert_array_equal(batch[1], expected)
+    n_together = max(1, n_bytes // 32)
+    assert max(slices) == min(N, 4 * n_together)
+    batches[0][0]["x" if kind == "dict" else slice(None)].fill_(-1)
+    np.testing.assert_array_equal(X[0], [0, 1])
+
+
+def test_an_epoch_without_batches():
+    assert list(RowEpoch(X, Y, [])) == []
 
 
 def test_order_comes_from_the_global_generator():

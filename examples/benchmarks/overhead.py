@@ -316,14 +316,16 @@ def main() -> int:
     """Measure and report."""
     chosen = arguments(__doc__.splitlines()[0])
     torch.manual_seed(0)
-    rounds, n = 3 if chosen.short else 11, 10_000
+    rounds = 3 if chosen.short else 11
+    bounds = dict.fromkeys((BY_HAND, AT_ONCE, SAME_BATCHES), 1.3)
     settings = make_settings(chosen.device, chosen.short)
     epochs = {x.title: epochs_in_turn(x, rounds) for x in settings}
     mlp, cnn = settings[:2]
     wholes = [
         compare_fits(mlp, 10, rounds),
-        compare_predictions(mlp, n, 20 * rounds, {BY_HAND: 1.3, AT_ONCE: 1.3}),
-        compare_predictions(cnn, n // 5, 2 * rounds, {}),
+        compare_predictions(mlp, 10_000, 20 * rounds, {}),
+        compare_predictions(mlp, 100_000, 5 * rounds, bounds),
+        compare_predictions(cnn, 2_000, 2 * rounds, bounds),
     ]
     lines = [line for x in settings for line in epoch_lines(x, epochs[x.title])]
     lines += [line for whole in wholes for line in whole.lines()]
