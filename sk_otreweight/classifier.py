@@ -18,6 +18,7 @@ from sk_otreweight._validation import (
     check_real,
 )
 from sk_otreweight.base import BaseReweightedClassifier
+from sk_otreweight.batches import are_distinct
 from sk_otreweight.extraction import (
     BlockFeatures,
     extract_features,
@@ -25,7 +26,7 @@ from sk_otreweight.extraction import (
 )
 from sk_otreweight.inputs import batch_of, take
 from sk_otreweight.meta_sets import draw_rows
-from sk_otreweight.reweighter import Reweighter, are_distinct
+from sk_otreweight.reweighter import Reweighter
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 from sk_otreweight.virtual_step import VirtualStep
 

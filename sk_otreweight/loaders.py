@@ -13,9 +13,8 @@ from skorch.dataset import unpack_data
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-
-# Bytes of inputs that are sliced at a time: for batches of few small rows, the calls take
-# longer than the copies.
+# Bytes of inputs that are sliced at a time: for batches of few small rows, the calls
+# take longer than the copies.
 _BLOCK_BYTES = 2**20
 
 

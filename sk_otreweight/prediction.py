@@ -21,6 +21,8 @@ _UNIT_ROWS = 128
 # bytes together, or as a training batch. More would be slower on a CPU, as they leave
 # its cache. Elsewhere, where a call waits longer, it has as many as so many of these.
 _BATCH_BYTES, _MOST_ROWS, _TRAINING_BATCHES = 2**18, 2**12, 8
+# Probabilities that are scaled at a time, so that they stay in the cache.
+_BLOCK_ENTRIES = 2**15
 
 
 def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
@@ -40,12 +42,12 @@ def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
     if _is_configured(net) or isinstance(X, Dataset):  # its loader makes the batches
         outputs = net.predict_proba(_filled_up(net, X))
     else:
-        is_on_cpu = torch.device(net.device).type == "cpu"
-        least = net.batch_size * (1 if is_on_cpu else _TRAINING_BATCHES)
+        device = next(net.module_.parameters(), torch.empty(0)).device
+        least = net.batch_size * (1 if device.type == "cpu" else _TRAINING_BATCHES)
         batches = _Batches(X, least)
         with replaced(net, get_iterator=lambda *args, **kwargs: batches):
             outputs = net.predict_proba(X)
-    return as_probabilities(outputs[:n].astype(np.float64))
+    return as_probabilities(outputs[:n])
 
 
 def _is_configured(net: NeuralNet) -> bool:
@@ -82,6 +84,8 @@ class _Batches:
         rows = min(_MOST_ROWS, _BATCH_BYTES * self.n // max(n_bytes(X), 1))
         rows = max(rows, least)
         self.rows = _UNIT_ROWS * max(1, rows // _UNIT_ROWS)
+        # What skorch stands in for labels when only predicting.
+        self.labels = torch.zeros(min(self.rows, _UNIT_ROWS * -(-self.n // _UNIT_ROWS)))
 
     def __len__(self) -> int:
         return -(-self.n // self.rows)
@@ -93,12 +97,11 @@ class _Batches:
             if (stop - start) % _UNIT_ROWS:
                 filled = _UNIT_ROWS * -(-(stop - start) // _UNIT_ROWS)
                 batch = padded(batch, filled)
-            # What skorch stands in for labels when only predicting.
-            yield batch, torch.zeros(n_rows(batch))
+            yield batch, self.labels[: n_rows(batch)]
 
 
 def as_probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Return outputs as probabilities, by a softmax if they are scores.
+    """Return outputs as probabilities in float64, by a softmax if they are scores.
 
     skorch knows how to make probabilities under some criteria; under all others it
     returns what the module does.
@@ -106,14 +109,21 @@ def as_probabilities(outputs: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     outputs : ndarray of shape (n, K), or (n,) or (n, 1) for two classes
-        May be overwritten.
     """
     if outputs.ndim == 1 or outputs.shape[1] == 1:
-        second = outputs.reshape(-1)
+        second = outputs.reshape(-1).astype(np.float64)
         if (second < 0).any() or (second > 1).any():
             second = torch.from_numpy(second).sigmoid().numpy()
         return np.stack([1 - second, second], axis=1)
-    totals = outputs @ np.ones((outputs.shape[1], 1))
-    if outputs.min() < 0 or np.abs(totals - 1).max() > 1e-2:
-        return torch.from_numpy(outputs).softmax(1).numpy()
-    return np.divide(outputs, totals, out=outputs)
+    n, n_classes = outputs.shape
+    probabilities, ones = np.empty((n, n_classes)), np.ones(n_classes)
+    n_together = max(1, _BLOCK_ENTRIES // n_classes)
+    for start in range(0, n, n_together):
+        rows = slice(start, start + n_together)
+        block = probabilities[rows]
+        block[:] = outputs[rows]
+        totals = block @ ones
+        if block.min() < 0 or np.abs(totals - 1).max() > 1e-2:
+            return torch.from_numpy(outputs.astype(np.float64)).softmax(1).numpy()
+        block /= totals[:, None]
+    return probabilities

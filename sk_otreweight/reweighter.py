@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sk_otreweight._validation import check_choice, check_real, check_reg, resolve
+from sk_otreweight.batches import are_distinct, stacked
 from sk_otreweight.costs import Cost, resolve_cost
 from sk_otreweight.meta_sets import Atoms, MetaSet, resolve_meta_set
 from sk_otreweight.statistics import WeightStatistics
@@ -21,7 +21,6 @@ from sk_otreweight.transport import (
     adjoint_potentials,
     centred,
     cost_gradient,
-    problem_chunks,
     unflattened,
     warn_unconverged,
 )
@@ -35,8 +34,6 @@ from sk_otreweight.weights import (
 
 # Rows whose weights are read at a time, in case their features are not kept.
 _BLOCK_ROWS = 2**16
-# Batches whose row numbers are put together.
-_BLOCK_BATCHES = 2**8
 
 # How a change of the cost reaches the batch's loss weights: dL/dC (n, m) -> (n,).
 Chain = Callable[[Tensor, Tensor], Tensor]
@@ -343,31 +340,19 @@ class Reweighter:
         """
         if self.solves_training_set or not batches:
             return
-        together = self.steps_together and are_distinct(batches, len(self._labels))
-        for index in self._groups(features, batches, together):
-            if not together:
+        device = self._labels.device
+        if not self.steps_together or not are_distinct(batches, len(self._labels)):
+            for index in batches:
+                index = index.to(device)
                 part = None if features is None else features[index]
                 self.update(part, self._labels[index], index)
-                continue
+            return
+        n_features = 0 if features is None else features.shape[1]
+        for index in stacked(batches, max(len(self._meta_labels), n_features)):
+            index = index.to(device)
             rows = self._rows(self._labels[index], None, index)
             C, mass = self._epoch_cost(features, index)
             self._step(rows, C, mass, self.weights_.begin_batch(rows))
-
-    def _groups(
-        self, features: Tensor | None, batches: Sequence[Tensor], together: bool
-    ) -> Iterator[Tensor]:
-        """Yield batches (B,), or so many of one size (P, B) as are solved together."""
-        device = self._labels.device
-        if not together:
-            yield from (batch.to(device) for batch in batches)
-            return
-        width = max(
-            len(self._meta_labels), 0 if features is None else features.shape[1]
-        )
-        for size, group in groupby(batches, len):
-            group = list(group)
-            for part in problem_chunks(len(group), size, width):
-                yield torch.stack(group[part]).to(device)
 
     def _epoch_cost(
         self, features: Tensor | None, index: Tensor
@@ -537,11 +522,3 @@ class Reweighter:
             )
         is_left = ~(solution.marginal_error <= self.solver_.tol)
         self.unconverged_ += max(1, int(is_left.sum()))
-
-
-def are_distinct(batches: Sequence[Tensor], n_rows: int) -> bool:
-    """Return whether none of `n_rows` is in more than one batch, or in one twice."""
-    is_seen = torch.zeros(n_rows, dtype=torch.bool, device=batches[0].device)
-    for start in range(0, len(batches), _BLOCK_BATCHES):
-        is_seen[torch.cat(list(batches[start : start + _BLOCK_BATCHES]))] = True
-    return int(is_seen.count_nonzero()) == sum(map(len, batches))

@@ -14,6 +14,7 @@ from sk_otreweight import (
     FeatureCost,
     FunctionCost,
     LabelCost,
+    Reweighter,
     SquaredEuclideanCost,
 )
 from sk_otreweight.costs import COSTS, resolve_cost
@@ -221,6 +222,16 @@ def test_gradients_flow_through_the_features(cost, place, points):
     assert_slopes(gradient, slopes, directions, rtol=1e-8)
 
 
+@pytest.mark.parametrize("cost", [c for c, _ in NAIVE], ids=str)
+def test_points_are_prepared_once_for_many_batches(cost, points):
+    z, y, z_meta, y_meta = points
+    prepared = cost.points(z_meta)
+    for rows in (slice(0, 3), slice(3, 7)):
+        expected = cost(z[rows], y[rows], z_meta, y_meta)
+        found = cost.to_points(z[rows], y[rows], prepared, y_meta)
+        assert torch.equal(found, expected)
+
+
 # --- costs of one's own ---------------------------------------------------------------
 
 
@@ -234,6 +245,30 @@ class ManhattanCost(Cost):
 
     def _pairwise(self, features, labels, meta_features, meta_labels):
         return self.scale * torch.cdist(features, meta_features, p=1)
+
+
+class RankCost(ManhattanCost):
+    """Compares ranks; those of the points of Q are found in `points`."""
+
+    def points(self, meta_features):
+        RankCost.calls += 1
+        return meta_features.argsort(1).argsort(1).double()
+
+    def _pairwise(self, features, labels, points, meta_labels):
+        ranks = features.argsort(1).argsort(1).double()
+        return super()._pairwise(ranks, labels, points, meta_labels)
+
+
+@pytest.mark.parametrize(("meta_set", "n_calls"), [("whole", 1), ("random", 3)])
+def test_a_cost_that_prepares_the_points(meta_set, n_calls, points):
+    z, y, z_meta, y_meta = points
+    reweighter = Reweighter(RankCost(), meta_set=meta_set)
+    reweighter.set_meta(y_meta, z_meta).set_training_set(y, z)
+    RankCost.calls = 0
+    for rows in torch.arange(7).split(3):
+        weights = reweighter(z[rows], y[rows], rows)
+        assert torch.isfinite(weights).all()
+    assert RankCost.calls == n_calls
 
 
 def manhattan(z, y, z_meta, y_meta):

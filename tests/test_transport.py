@@ -37,6 +37,7 @@ from sk_otreweight import (
     semirelaxed_weights,
     sinkhorn,
     transport_cost,
+    transport_value_and_grad,
 )
 from sk_otreweight.transport import transport_gradient
 
@@ -385,6 +386,19 @@ def test_shapes_must_fit(C, a, b):
             ValueError, match=r"do not fit: expected C \(\.\.\., n, m\)"
         ):
             call(C, a, b)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0), (0, 3, 2), (2, 0, 2)], ids=str)
+def test_costs_must_have_entries(shape):
+    C, a, b = torch.ones(shape), torch.ones(shape[:-1]), torch.ones(shape[-1])
+    for call in (
+        lambda: sinkhorn(C, a, b),
+        lambda: transport_cost(C, a, b),
+        lambda: transport_value_and_grad(C, a, b),
+        lambda: semirelaxed_weights(C, b),
+    ):
+        with pytest.raises(ValueError, match=r"C of shape .* is empty: .* a row and"):
+            call()
 
 
 @pytest.mark.parametrize("solver", [SinkhornSolver(), POTSolver(max_iter=100)])

@@ -18,6 +18,16 @@ def check_transport_shapes(C: Tensor, a: Tensor, b: Tensor) -> None:
             f"{tuple(b.shape)} do not fit: expected C (..., n, m), a (..., n) and "
             "b (..., m)."
         )
+    check_some_entries(C)
+
+
+def check_some_entries(C: Tensor) -> None:
+    """Raise if a cost matrix has no rows or no columns."""
+    if C.numel() == 0:
+        raise ValueError(
+            f"C of shape {tuple(C.shape)} is empty: transport needs a row and a column "
+            "at least, and a batch a problem."
+        )
 
 
 def check_finite_cost(largest: float) -> None:
@@ -32,13 +42,15 @@ def check_finite_cost(largest: float) -> None:
 def check_columns(C: Any, b: Tensor, n_rows: int | None) -> None:
     """Raise unless `b` has an entry per column, and the number of rows is known."""
     if not isinstance(C, Tensor):
-        if n_rows is None:
-            raise ValueError("n_rows=None: say how many rows the callable C has.")
-    elif C.ndim < 2 or not _expands(b, (*C.shape[:-2], C.shape[-1])):
+        if not n_rows:
+            raise ValueError(f"n_rows={n_rows}: say how many rows the callable C has.")
+        return
+    if C.ndim < 2 or not _expands(b, (*C.shape[:-2], C.shape[-1])):
         raise ValueError(
             f"C of shape {tuple(C.shape)} and b of shape {tuple(b.shape)} do not fit: "
             "expected C (..., n, m) and b (..., m)."
         )
+    check_some_entries(C)
 
 
 def check_same_mass(a: Tensor, b: Tensor) -> None:
