@@ -317,10 +317,11 @@ class _TransportStep(Stage2Step):
             self.reweighter.weights(*points, record=False),
             is_exact=self.virtual_step == "exact",
         )
+        cost_features, meta_features = virtual.features(batch.X, self.meta_inputs)
         self.reweighter.update(
             *points,
-            cost_features=virtual.features(batch.X),
-            meta_features=virtual.features(self.meta_inputs),
+            cost_features=cost_features,
+            meta_features=meta_features,
             chain=virtual.chain if self.virtual_step == "exact" else None,
         )
 

@@ -20,7 +20,7 @@ _UNIT_ROWS = 128
 # A call of the net has a price of its own: a batch has as many rows as have so many
 # bytes together, or as a training batch. More would be slower on a CPU, as they leave
 # its cache. Elsewhere, where a call waits longer, it has as many as so many of these.
-_BATCH_BYTES, _MOST_ROWS, _TRAINING_BATCHES = 2**18, 2**12, 8
+_BATCH_BYTES, _MOST_ROWS, _TRAINING_BATCHES = 2**19, 2**12, 8
 # Probabilities that are scaled at a time, so that they stay in the cache.
 _BLOCK_ENTRIES = 2**15
 
