@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sk_otreweight.weights import Rows
 
-# Batches that are held until they are summed up, which takes several calls.
-_MOST_HELD = 64
+# Batches, and rows of them, that are held until they are summed up, which takes several
+# calls. Large ones are summed up at once: held, they would scatter the memory.
+_MOST_HELD, _MOST_ROWS = 64, 2**12
 
 
 class WeightStatistics:
@@ -23,7 +24,8 @@ class WeightStatistics:
     def add_weights(self, weights: Tensor, rows: Rows, *, per_batch: bool) -> None:
         """Take in the weights of some rows, that may be scaled to mean 1 as a batch."""
         self._weights.append((weights, rows._replace(features=None), per_batch))
-        if len(self._weights) == _MOST_HELD:
+        self._n_held += weights.numel()
+        if len(self._weights) == _MOST_HELD or self._n_held >= _MOST_ROWS:
             self._sum_up_weights()
 
     def add_costs(self, costs: Any) -> None:
@@ -54,6 +56,7 @@ class WeightStatistics:
 
     def _forget(self) -> None:
         self._weights: list[tuple[Tensor, Rows, bool]] = []
+        self._n_held = 0
         self._costs: list[Any] = []
         self._sums: tuple[Any, ...] = (0, 0.0, 0.0, 0.0, 0.0)
         self._cost_sums: tuple[Any, ...] = (0, 0.0)
@@ -63,7 +66,7 @@ class WeightStatistics:
             return
         weights = torch.cat([weights for weights, *_ in self._weights])
         start = torch.cat([_start(*others) for _, *others in self._weights])
-        self._weights = []
+        self._weights, self._n_held = [], 0
         log_ratio = torch.special.xlogy(weights, weights / start)
         sums = weights.sum(), weights.square().sum(), log_ratio.sum(), start.sum()
         self._sums = _added(self._sums, (len(weights), *sums))
