@@ -23,7 +23,9 @@ class WeightStatistics:
 
     def add_weights(self, weights: Tensor, rows: Rows, *, per_batch: bool) -> None:
         """Take in the weights of some rows, that may be scaled to mean 1 as a batch."""
-        self._weights.append((weights, rows._replace(features=None), per_batch))
+        # Copies: whoever has the weights or labels may change them in place.
+        rows = rows._replace(features=None, labels=rows.labels.clone(), index=None)
+        self._weights.append((weights.clone(), rows, per_batch))
         self._n_held += weights.numel()
         if len(self._weights) == _MOST_HELD or self._n_held >= _MOST_ROWS:
             self._sum_up_weights()

@@ -69,3 +69,14 @@ def test_few_batches_are_held():
         assert len(statistics._weights) < 64
         assert len(statistics._costs) < 64
         assert all(rows.features is None for _, rows, _ in statistics._weights)
+
+
+def test_weights_and_labels_may_be_changed_afterwards():
+    changed, kept = WeightStatistics(), WeightStatistics()
+    for weights, rows in random_batches(10):
+        kept.add_weights(weights.clone(), rows, per_batch=False)
+        own, labels = weights.clone(), rows.labels.clone()
+        changed.add_weights(own, rows._replace(labels=labels), per_batch=False)
+        own.fill_(1.0)
+        labels.fill_(0)
+    assert changed.summary() == kept.summary()
