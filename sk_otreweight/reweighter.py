@@ -33,7 +33,7 @@ from sk_otreweight.weights import (
 )
 
 # Rows whose weights are read at a time, in case their features are not kept.
-_BLOCK_ROWS = 2**16
+_BLOCK_ROWS = 2**14
 
 # How a change of the cost reaches the batch's loss weights: dL/dC (n, m) -> (n,).
 Chain = Callable[[Tensor, Tensor], Tensor]
@@ -431,15 +431,20 @@ class Reweighter:
         features : Tensor of shape (n, d), default=None
             Features of the training rows, for weight nets.
         """
-        labels, log_weights = self._labels, []
+        labels, log_weights = self._labels, None
         numbers = torch.arange(len(labels), device=labels.device)
         with torch.no_grad():
             for start in range(0, len(labels), _BLOCK_ROWS):
                 block = slice(start, start + _BLOCK_ROWS)
                 part = None if features is None else features[block]
                 rows = self._rows(labels[block], part, numbers[block])
-                log_weights.append(self.weights_.log_weights(rows))
-            return len(labels) * torch.softmax(torch.cat(log_weights), 0)
+                part = self.weights_.log_weights(rows)
+                # Written to one place: small parts that are kept between the features
+                # of the blocks would scatter the memory.
+                if log_weights is None:
+                    log_weights = part.new_empty(len(labels))
+                log_weights[block] = part
+            return len(labels) * torch.softmax(log_weights, 0)
 
     def statistics(self) -> dict[str, float]:
         """Return how far the weights moved since the last call.
