@@ -9,10 +9,14 @@ forward and backward passes that it needs, and nothing of the re-weighting.
 Nets: an MLP for a table, two CNNs on Fashion-MNIST, of the size of PyTorch's own MNIST
 example and a small one, and ResNet-32 on random images of the shape of CIFAR, all with
 long-tailed classes. The contenders start from the same trained net, with their data on
-the device, and take turns, in the opposite order every other round, so that those that
-are compared follow each other. Each trains for an epoch and then for three more that
-are timed from begin to end, with what is refreshed there; the median counts. Features
-that are extracted once per fit are not in it. Ratios are taken round by round.
+the device, and take turns, in the opposite order every other round. Each trains for an
+epoch and then for some more that are timed from begin to end, with what is refreshed
+there; the median counts. Features that are extracted once per fit are not in it. Ratios
+are taken round by round.
+
+Where a line is drawn at a few percent, that is not close enough: the machine changes
+its pace from one turn to the next. There the two train in turn epoch by epoch, and the
+ratios are those of epochs that follow each other.
 
 There are 10 meta rows per class for the MLP, but one for images: their epochs are short
 here, and ten would take a larger part of them than of an epoch of a real data set.
@@ -39,9 +43,11 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,14 +68,16 @@ from _overhead_nets import (
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNetClassifier
+from skorch.callbacks import Callback
 
 from sk_otreweight import OTReweightedClassifier
 
 CE, PASSES = "CE", "CE with the passes of the virtual step"
 ALL_BY_HAND, HEAD_BY_HAND = "by hand", "head, by hand"
+ALL, VIRTUAL = "all, vector", "all, vector, virtual step"
 METHODS = {
-    "all, vector": {"finetune": "all", "weights": "vector", "virtual_step": None},
-    "all, vector, virtual step": {
+    ALL: {"finetune": "all", "weights": "vector", "virtual_step": None},
+    VIRTUAL: {
         "finetune": "all",
         "weights": "vector",
         "virtual_step": "first_order",
@@ -79,10 +87,8 @@ METHODS = {
     "head, semirelaxed": {"finetune": "head", "weights": "semirelaxed"},
 }
 # Numerator, denominator and the line of their ratio.
-ALL_BOUNDS = (
-    ("all, vector", CE, 1.05),
-    ("all, vector, virtual step", PASSES, 1.05),
-)
+PAIRED = {ALL: CE, VIRTUAL: PASSES}
+ALL_BOUNDS = tuple((name, rival, 1.05) for name, rival in PAIRED.items())
 HEAD_BOUNDS = (("head, vector", CE, 0.25), ("head, semirelaxed", CE, 0.25))
 BOUNDS = {
     "small CNN": HEAD_BOUNDS,
@@ -94,31 +100,69 @@ BY_HAND, AT_ONCE = "by hand, batches of training", "by hand, all rows at once"
 SAME_BATCHES = "by hand, batches of the package"
 # Of the results by hand: float32, and kernels that differ with the batch size.
 TOLERANCE = 1e-3
-# Epochs that each contender is timed for in its turn, after one that is not.
-TIMED_EPOCHS = 3
+# Epochs that each contender is timed for in its turn, after one that is not, and those
+# of two that train epoch by epoch.
+TIMED_EPOCHS, TIMED_PAIRS = 2, 6
 Times = dict[str, list[float]]
 
 
-def stage_two_epoch(setting: Setting, **method: str | None) -> float:
-    """Return the seconds of an epoch of stage 2."""
-    epochs = 1 + TIMED_EPOCHS
+def stage_two_epochs(
+    setting: Setting, net: NeuralNetClassifier, epochs: int, **method: str | None
+) -> list[float]:
+    """Return the seconds of some epochs of stage 2, after one that is not timed."""
     clf = OTReweightedClassifier(
-        FrozenEstimator(setting.net), max_epochs=epochs, random_state=0, **method
+        FrozenEstimator(net), max_epochs=1 + epochs, random_state=0, **method
     )
     train, meta = setting.train, setting.meta
     clf.fit(train.X, train.labels, meta=(meta.X, meta.labels))
-    return float(np.median(clf.history_[-TIMED_EPOCHS:, "seconds"]))
+    return clf.history_[-epochs:, "seconds"]
 
 
-def plain_epoch(setting: Setting, make_net: Callable[[], NeuralNetClassifier]) -> float:
-    """Return the seconds of an epoch of a net as skorch trains it."""
-    X, labels, epochs = setting.train.X, setting.train.labels, 1 + TIMED_EPOCHS
-    net = make_net().partial_fit(X, labels, epochs=epochs)
-    return float(np.median(net.history[-TIMED_EPOCHS:, "seconds"]))
+class Rival:
+    """A net that is trained as skorch does it, one epoch at a time."""
+
+    def __init__(self, setting: Setting, net: NeuralNetClassifier):
+        self.net, self.train = net, setting.train
+
+    def epoch(self) -> None:
+        """Train for an epoch."""
+        self.net.partial_fit(self.train.X, self.train.labels, epochs=1)
 
 
-def hand_written_epoch(setting: Setting, *, head: bool) -> float:
-    """Return the seconds of a weighted epoch without skorch, of the net or its head."""
+class AfterEpoch(Callback):
+    """Gives the rival a turn after each epoch, which is timed by then."""
+
+    def __init__(self, rival: Rival):
+        self.rival = rival
+
+    def on_epoch_end(self, net: NeuralNetClassifier, **kwargs: Any) -> None:
+        """Let the rival train."""
+        self.rival.epoch()
+
+
+def epochs_beside(
+    setting: Setting,
+    name: str,
+    rival_name: str,
+    make_rival: Callable[[], NeuralNetClassifier],
+) -> Times:
+    """Return the seconds of epochs of a method and of plain training, in turn."""
+    rival, net = Rival(setting, make_rival()), copy.deepcopy(setting.net)
+    net.callbacks_.append(("after_epoch", AfterEpoch(rival)))
+    return {
+        name: stage_two_epochs(setting, net, TIMED_PAIRS, **METHODS[name]),
+        rival_name: rival.net.history[-TIMED_PAIRS:, "seconds"],
+    }
+
+
+def epochs_alone(setting: Setting, name: str) -> Times:
+    """Return the seconds of epochs of a method."""
+    method = METHODS[name]
+    return {name: stage_two_epochs(setting, setting.net, TIMED_EPOCHS, **method)}
+
+
+def epochs_by_hand(setting: Setting, name: str, *, head: bool) -> Times:
+    """Return the seconds of weighted epochs without skorch, of the net or its head."""
     module, X = copy.deepcopy(setting.net.module_), setting.train.X
     if head:
         module.eval()
@@ -134,65 +178,84 @@ def hand_written_epoch(setting: Setting, *, head: bool) -> float:
         batch_size=setting.net.batch_size,
         weights=torch.ones(len(X), device=X.device),
     )
-    device = setting.net.device
-    times = alternate({"epoch": epoch}, repeats=TIMED_EPOCHS, device=device)
-    return float(np.median(times["epoch"]))
+    return alternate({name: epoch}, repeats=TIMED_EPOCHS, device=setting.net.device)
 
 
-def contenders(setting: Setting) -> dict[str, Callable[[], float]]:
-    """Return all that train the net of a setting."""
-    same = partial(copy.deepcopy, setting.net)
-    passes = partial(with_virtual_passes, setting.net, setting.meta.X)
-    methods = {
-        name: partial(stage_two_epoch, setting, **method)
-        for name, method in METHODS.items()
+def contenders(setting: Setting) -> list[Callable[[], Times]]:
+    """Return all that train the net of a setting, those that are paired together."""
+    rivals = {
+        CE: partial(copy.deepcopy, setting.net),
+        PASSES: partial(with_virtual_passes, setting.net, setting.meta.X),
     }
-    virtual = "all, vector, virtual step"
-    return {
-        HEAD_BY_HAND: partial(hand_written_epoch, setting, head=True),
-        ALL_BY_HAND: partial(hand_written_epoch, setting, head=False),
-        virtual: methods.pop(virtual),
-        PASSES: partial(plain_epoch, setting, passes),
-        CE: partial(plain_epoch, setting, same),
-        **methods,
-    }
+    return [
+        partial(epochs_by_hand, setting, HEAD_BY_HAND, head=True),
+        partial(epochs_by_hand, setting, ALL_BY_HAND, head=False),
+        *(partial(epochs_beside, setting, x, y, rivals[y]) for x, y in PAIRED.items()),
+        *(partial(epochs_alone, setting, x) for x in METHODS if x not in PAIRED),
+    ]
 
 
-def epochs_in_turn(setting: Setting, rounds: int) -> Times:
-    """Let each contender time an epoch of its own, in turn."""
+@dataclass(frozen=True)
+class Epochs:
+    """Seconds of the epochs of all contenders.
+
+    Attributes
+    ----------
+    times : dict
+        Median of each turn.
+    pairs : dict
+        Ratios of epochs that followed each other, by the name of the method.
+    """
+
+    times: Times
+    pairs: dict[str, list[float]]
+
+    def ratio(self, over: str, under: str) -> Spread:
+        """Return the quotient of two contenders' epochs."""
+        if over in self.pairs and under == PAIRED[over]:
+            return Spread.of(self.pairs[over])
+        return ratio(self.times, over, under)
+
+
+def epochs_in_turn(setting: Setting, rounds: int) -> Epochs:
+    """Let each contender time epochs of its own, in turn."""
     print(f"{setting} ...", flush=True)
     turns = contenders(setting)
-    times: Times = {name: [] for name in turns}
+    epochs = Epochs(defaultdict(list), defaultdict(list))
     for number in range(rounds):
-        names = list(turns) if number % 2 else list(reversed(turns))
-        for name in names:
-            times[name].append(turns[name]())
-    return times
+        for turn in turns if number % 2 else reversed(turns):
+            seconds = turn()
+            for name, values in seconds.items():
+                epochs.times[name].append(float(np.median(values)))
+            if len(seconds) == 2:
+                (name, own), (_, rivals) = seconds.items()
+                epochs.pairs[name] += [x / y for x, y in zip(own, rivals, strict=True)]
+    return epochs
 
 
-def epoch_rows(setting: Setting, times: Times) -> list[list[str]]:
+def epoch_rows(setting: Setting, epochs: Epochs) -> list[list[str]]:
     """Return the rows of the table of the epochs."""
     rows = []
-    for name in times:
+    for name, times in epochs.times.items():
         by_hand = HEAD_BY_HAND if name.startswith("head") else ALL_BY_HAND
         rows.append(
             [
                 setting.title,
                 name,
-                f"{Spread.of(times[name]):.4f}",
-                f"{ratio(times, name, CE):.3f}",
-                f"{ratio(times, name, by_hand):.3f}",
+                f"{Spread.of(times):.4f}",
+                f"{epochs.ratio(name, CE):.3f}",
+                f"{epochs.ratio(name, by_hand):.3f}",
             ]
         )
     return rows
 
 
-def epoch_lines(setting: Setting, times: Times) -> list[Line]:
+def epoch_lines(setting: Setting, epochs: Epochs) -> list[Line]:
     """Return the lines of the epochs."""
     return [
         Line(
             f"{setting.title}: epoch of {over} / {under}",
-            ratio(times, over, under).median,
+            epochs.ratio(over, under).median,
             bound,
             at_least=False,
         )
@@ -296,13 +359,13 @@ def make_settings(device: str, short: bool) -> list[Setting]:
         mlp_setting(device),
         cnn_setting(device, small=True, n=4_500),
         cnn_setting(device, small=False, n=1_000),
-        resnet_setting(device, batch_size=16, n=256),
+        resnet_setting(device, batch_size=16, n=512),
         resnet_setting(device, batch_size=128, n=384),
     ]
 
 
 def sections(
-    settings: Sequence[Setting], epochs: Mapping[str, Times], wholes: Sequence[Whole]
+    settings: Sequence[Setting], epochs: Mapping[str, Epochs], wholes: Sequence[Whole]
 ) -> dict[str, str]:
     """Return the tables."""
     rows = [row for x in settings for row in epoch_rows(x, epochs[x.title])]
@@ -321,7 +384,7 @@ def main() -> int:
     """Measure and report."""
     chosen = arguments(__doc__.splitlines()[0])
     torch.manual_seed(0)
-    rounds = 2 if chosen.short else 6
+    rounds = 2 if chosen.short else 5
     bounds = dict.fromkeys((BY_HAND, AT_ONCE, SAME_BATCHES), 1.3)
     settings = make_settings(chosen.device, chosen.short)
     epochs = {x.title: epochs_in_turn(x, rounds) for x in settings}
@@ -338,7 +401,10 @@ def main() -> int:
         "overhead",
         "What re-weighting costs",
         sections(settings, epochs, wholes),
-        {"epochs": epochs, "wholes": [asdict(whole) for whole in wholes]},
+        {
+            "epochs": {title: vars(x) for title, x in epochs.items()},
+            "wholes": [asdict(whole) for whole in wholes],
+        },
         lines,
         chosen,
     )
