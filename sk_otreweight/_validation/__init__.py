@@ -1,5 +1,14 @@
 """Every check of user input, and the message it gives."""
 
+from sk_otreweight._validation.classes import (
+    check_beta,
+    check_class_counts,
+    check_class_scores,
+    check_class_vector,
+    check_features,
+    check_target_prior,
+)
+from sk_otreweight._validation.comparison import check_compared, check_seeds
 from sk_otreweight._validation.inputs import (
     check_cast,
     check_dataset,
@@ -7,6 +16,7 @@ from sk_otreweight._validation.inputs import (
     check_inputs,
     check_inputs_like,
     check_n_tensors,
+    check_same_kind,
     check_same_lengths,
     check_table,
     check_tensor,
@@ -33,12 +43,19 @@ from sk_otreweight._validation.meta import (
     warn_missing_meta_classes,
     warn_other_steps,
 )
+from sk_otreweight._validation.metrics import (
+    check_probabilities,
+    check_thresholds,
+)
 from sk_otreweight._validation.nets import (
     check_criterion,
     check_finite_loss,
     check_finite_output,
+    check_linear_head,
     check_losses,
+    check_optimizer,
     check_output_width,
+    check_returns_scores,
     warn_lost_stage,
     warn_narrow_features,
 )
@@ -63,10 +80,15 @@ from sk_otreweight._validation.warning import (
 
 __all__ = [
     "MetaData",
+    "check_beta",
     "check_can_average",
     "check_cast",
     "check_choice",
+    "check_class_counts",
+    "check_class_scores",
+    "check_class_vector",
     "check_columns",
+    "check_compared",
     "check_comparable",
     "check_cost_matrix",
     "check_count",
@@ -74,12 +96,14 @@ __all__ = [
     "check_dataset",
     "check_dataset_item",
     "check_drawable",
+    "check_features",
     "check_finite_cost",
     "check_finite_loss",
     "check_finite_output",
     "check_inputs",
     "check_inputs_like",
     "check_labels",
+    "check_linear_head",
     "check_losses",
     "check_meta_arguments",
     "check_meta_columns",
@@ -88,14 +112,21 @@ __all__ = [
     "check_meta_mask",
     "check_n_labels",
     "check_n_tensors",
+    "check_optimizer",
     "check_output_width",
+    "check_probabilities",
     "check_real",
     "check_reg",
+    "check_returns_scores",
     "check_same_classes",
+    "check_same_kind",
     "check_same_lengths",
     "check_same_mass",
+    "check_seeds",
     "check_table",
+    "check_target_prior",
     "check_tensor",
+    "check_thresholds",
     "check_transport_shapes",
     "check_two_classes",
     "component_repr",

@@ -126,6 +126,16 @@ def check_inputs_like(shapes: Any, expected: Any, *, name: str) -> None:
         )
 
 
+def check_same_kind(X: Any, X_meta: Any) -> None:
+    """Raise unless the meta rows can be put to the training rows."""
+    for kind in (Dataset, Mapping):
+        if isinstance(X, kind) != isinstance(X_meta, kind):
+            raise TypeError(
+                f"X is a {type(X).__name__} and X_meta a {type(X_meta).__name__}: to "
+                "be trained on together they must be of the same form."
+            )
+
+
 def check_cast(x: Any, dtype: torch.dtype, *, name: str) -> Any:
     """Return an array or a tensor in another dtype, or raise if values leave its range.
 

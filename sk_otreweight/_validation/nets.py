@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -87,6 +88,39 @@ def warn_narrow_features(head: str, width: int, *, n_classes: int) -> None:
             f"inputs for {n_classes} classes: it may calibrate the scores of a head "
             f"before it. Pass head='<name of that layer>', or head={head!r} if this "
             "is right."
+        )
+
+
+def check_linear_head(layer: nn.Module | None, *, name: str | None) -> None:
+    """Raise unless a net's last layer is one that can be read, or replaced."""
+    if isinstance(layer, nn.Linear) and layer.out_features > 1:
+        return
+    found = "was given as a function" if layer is None else f"{name!r} is {layer}"
+    raise ValueError(
+        "This method works on the weights of the layer that produces the class scores, "
+        f"an nn.Linear with one output per class, but the head {found}. Pass "
+        "head='<name of such a layer>', or let the module end in one."
+    )
+
+
+def check_optimizer(optimizer: Any, *, known: tuple[type, ...]) -> None:
+    """Raise unless an optimizer is of a kind whose steps can be told beforehand."""
+    if not isinstance(optimizer, known) or optimizer.defaults.get("amsgrad"):
+        names = ", ".join(kind.__name__ for kind in known)
+        raise ValueError(
+            f"This method follows the steps of the optimizer row by row, and knows "
+            f"those of {names} (without amsgrad), but the net has "
+            f"{type(optimizer).__name__}: pass a net with one of these."
+        )
+
+
+def check_returns_scores(activation: str | None) -> None:
+    """Raise if a net returns probabilities where scores are needed."""
+    if activation in ("softmax", "log_softmax"):
+        raise ValueError(
+            "link='sigmoid' needs a module that returns scores, and this one returns "
+            f"their {activation}: leave that out and use CrossEntropyLoss, or pass "
+            "link='softmax'."
         )
 
 

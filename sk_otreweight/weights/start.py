@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from sk_otreweight._validation import check_choice
+from sk_otreweight.class_weights import (
+    effective_number_weights,
+    inverse_frequency_weights,
+)
 
 
 def start_uniform(counts: Tensor) -> Tensor:
@@ -16,20 +20,16 @@ def start_uniform(counts: Tensor) -> Tensor:
 
 
 def start_inverse(counts: Tensor) -> Tensor:
-    """Return the inverse class frequency (K,); 0 for classes without rows."""
-    return torch.where(counts > 0, 1 / counts.clamp(min=1), torch.zeros_like(counts))
+    """Return the inverse class frequency (K,)."""
+    return inverse_frequency_weights(counts, normalize=None)
 
 
-def start_class_balanced(counts: Tensor, beta: float = 0.9999) -> Tensor:
+def start_class_balanced(counts: Tensor) -> Tensor:
     """Return the inverse effective number of rows (K,) of Cui et al., CVPR 2019.
 
-    ``(1 - beta) / (1 - beta^n)``, where the released code of the paper starts.
+    Where the released code of the paper starts.
     """
-    effective = -torch.expm1(counts * torch.log(torch.tensor(beta, dtype=counts.dtype)))
-    effective = effective / (1 - beta)
-    return torch.where(
-        counts > 0, 1 / effective.clamp(min=1e-12), torch.zeros_like(counts)
-    )
+    return effective_number_weights(counts, normalize=None)
 
 
 START_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -54,6 +54,7 @@ def class_start_weights(init_weights: str, counts: Tensor) -> Tensor:
         In float64.
     """
     check_choice(init_weights, name="init_weights", choices=tuple(START_WEIGHTS))
-    counts = counts.double()
-    weights = START_WEIGHTS[init_weights](counts)
+    counts, present = counts.double(), counts > 0
+    weights = torch.zeros_like(counts)  # of classes without rows
+    weights[present] = START_WEIGHTS[init_weights](counts[present])
     return weights * counts.sum() / (weights * counts).sum()
