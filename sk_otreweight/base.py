@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -22,6 +23,7 @@ from sk_otreweight._validation import (
     check_inputs_like,
     check_real,
     check_same_classes,
+    check_target_prior,
     check_two_classes,
     encode_labels,
     warn_missing_meta_classes,
@@ -42,6 +44,7 @@ from sk_otreweight.inputs import (
 from sk_otreweight.persistence import SaveMixin
 from sk_otreweight.prediction import predict_proba
 from sk_otreweight.prepare import find_net_head, prepare_net, probe, replays
+from sk_otreweight.priors import named_prior, with_prior
 from sk_otreweight.progress import Progress
 from sk_otreweight.randomness import draw_seed, seeded
 from sk_otreweight.restore import kept_on_error
@@ -60,8 +63,16 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     """Base of classifiers that train a net in two stages, the second with weights.
 
     Subclasses store their parameters, among them `net`, `finetune`, `head`,
-    `max_epochs`, `lr`, `random_state` and `verbose`, and write the hooks below.
+    `max_epochs`, `lr`, `target_prior`, `random_state` and `verbose`, and write the
+    hooks below.
     """
+
+    can_stream: ClassVar[bool] = True
+    # What others may have trained for it: the "net" as configured, also the rest of the
+    # "training", or None.
+    begins_with: ClassVar[str | None] = "net"
+    # Whether classes that the meta rows lack would be missed.
+    needs_meta: ClassVar[bool] = True
 
     _columns: Mapping[str, float] = {}
 
@@ -97,6 +108,31 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     @abstractmethod
     def _sample_weight(self, step: Stage2Step, data: Stage2Data) -> Tensor:
         """Return the weights (n,) of the training rows, of mean 1."""
+
+    def _epochs(self, *, stage_one: bool, is_stream: bool) -> tuple[int, int]:
+        """Return the epochs of both stages."""
+        return (
+            self.net_.max_epochs if stage_one else 0,
+            1 if is_stream else self.max_epochs,
+        )
+
+    def _training_rows(self, rows: TrainingRows) -> TrainingRows:
+        """Return the rows to train on, of those that were given."""
+        return rows
+
+    def _adapt_net(self) -> None:  # noqa: B027 - optional hook
+        """Change the net, built or copied, before it is trained."""
+
+    def _finish(self, data: Stage2Data) -> None:  # noqa: B027 - optional hook
+        """Do what is to be done after the training."""
+
+    def _probabilities(self, X: Any) -> np.ndarray:
+        """Return the class probabilities (n, K) of inputs in the dtype of the net."""
+        return predict_proba(self.net_, X)
+
+    def _assumed_prior(self) -> np.ndarray:
+        """Return the shares (K,) of the classes that the net learned to expect."""
+        return self._class_mass / self._class_mass.sum()
 
     def fit(
         self,
@@ -147,6 +183,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         given = GivenMeta(meta, X_meta, y_meta, meta_mask)
         with kept_on_error(self):
             rows = check_training_rows(self, X, y, given, reset=True, is_stream=False)
+            rows = self._training_rows(rows)
             self.classes_ = np.unique(rows.y)
             check_two_classes(self.classes_)
             seed = draw_seed(self.random_state)
@@ -155,6 +192,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
                 self._train(rows, seed, stage_one=not is_trained)
         return self
 
+    @available_if(lambda estimator: estimator.can_stream)
     def partial_fit(
         self,
         X: Any,
@@ -199,6 +237,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         net_kept = nullcontext() if first else restored_on_error(self.net_)
         with kept_on_error(self), net_kept:
             rows = check_training_rows(self, X, y, given, reset=first, is_stream=True)
+            rows = self._training_rows(rows)
             if not first:
                 check_inputs_like(row_shapes(rows.X), self._input_shape, name="X")
                 self._begin_chunk()
@@ -225,13 +264,20 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
-            In float64, in the order of ``classes_``. They are those of the
-            re-weighted problem, in which all classes are about equally frequent.
+            In float64, in the order of ``classes_``. They are those of data in which
+            the classes have the shares `target_prior`, or else ``prior_``: what the
+            weights made of the training set, not the frequencies in it.
         """
         check_is_fitted(self)
+        target = check_target_prior(self.target_prior, n_classes=len(self.classes_))
         X = check_rows(self, X, reset=False)
         check_inputs_like(row_shapes(X), self._input_shape, name="X")
-        return predict_proba(self.net_, cast(self.net_, X, name="X"))
+        probabilities = self._probabilities(cast(self.net_, X, name="X"))
+        if target is None:
+            return probabilities
+        if isinstance(target, str):
+            target = named_prior(target, self._class_counts)
+        return with_prior(probabilities, self.prior_, target)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each row.
@@ -294,6 +340,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         if self.lr is not None:
             check_real(self.lr, name="lr")
         check_choice(self.verbose, name="verbose", choices=(0, 1, 2))
+        check_target_prior(self.target_prior)
         self._check_parameters()
 
     def _begin_chunk(self) -> None:
@@ -316,7 +363,9 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         self.net_, self._head = net, head
         self._input_shape = row_shapes(X)
         self._class_counts = np.zeros(len(self.classes_), dtype=np.int64)
+        self._class_mass = np.zeros(len(self.classes_))
         self._meta = None
+        self._adapt_net()
         return is_trained
 
     def _train(
@@ -342,7 +391,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             codes = encode_labels(given, self.classes_, name="The validation set")
             return LabelledDataset(dataset, codes.astype(targets.dtype))
 
-        epochs = net.max_epochs if stage_one else 0, 1 if is_stream else self.max_epochs
+        epochs = self._epochs(stage_one=stage_one, is_stream=is_stream)
         # No bar within the net's own table, nor anew for every chunk of a stream.
         show_bar = self.verbose == 2 and not net.verbose and not is_stream
         self._make_components(seed, is_stream)
@@ -353,7 +402,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         ):
             if stage_one:
                 run.stage_one(epochs[0])
-            data = self._stage_two_data(X, labels, targets, is_stream, seed)
+            data = self._stage_two_data(X, labels, targets, is_stream, epochs[1], seed)
             step = self._make_step(data)
             run.stage_two(
                 epochs[1],
@@ -367,7 +416,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             weights = torch.ones(len(labels))
         else:
             weights = self._sample_weight(step, data)
-        self._set_weights(weights, labels, rows.held_out)
+            self._finish(data)
+        self._set_weights(weights, labels, rows)
         self.history_ = net.history
         if not is_stream:
             self._n_fit_epochs = len(net.history)
@@ -390,6 +440,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         labels: np.ndarray,
         targets: np.ndarray,
         is_stream: bool,
+        epochs: int,
         seed: int,
     ) -> Stage2Data:
         net, head = self.net_, self._head
@@ -407,6 +458,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             meta=self._meta,
             features=training_features(net, head, X) if freeze else None,
             is_stream=is_stream,
+            epochs=epochs,
             seed=seed,
         )
 
@@ -417,13 +469,14 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
 
     def _encode_meta(self, X: Any, y: Any) -> MetaData:
         labels = encode_labels(y, self.classes_, name="y_meta")
-        warn_missing_meta_classes(labels, self.classes_)
+        if self.needs_meta:
+            warn_missing_meta_classes(labels, self.classes_)
         if isinstance(X, Dataset):
             X = batch_of(self.net_, X, slice(None))
         return MetaData(cast(self.net_, X, name="X_meta"), labels)
 
     def _set_weights(
-        self, weights: Tensor, labels: np.ndarray, held_out: np.ndarray | None
+        self, weights: Tensor, labels: np.ndarray, rows: TrainingRows
     ) -> None:
         """Set the weights of the rows and their means by class."""
         weights = weights.double().cpu().numpy()
@@ -431,8 +484,13 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         sums = np.bincount(labels, weights, minlength=len(self.classes_))
         with np.errstate(invalid="ignore"):
             self.class_weight_ = sums / counts  # NaN for classes a chunk lacks
-        if held_out is None:
-            self.sample_weight_ = weights
+        self._class_mass = self._class_mass + sums
+        self.prior_ = self._assumed_prior()
+        own, of_meta = np.split(weights, [len(weights) - rows.n_meta_rows])
+        if rows.held_out is None:
+            self.sample_weight_ = own
         else:
-            self.sample_weight_ = np.zeros(len(held_out))
-            self.sample_weight_[~held_out] = weights
+            self.sample_weight_ = np.zeros(len(rows.held_out))
+            self.sample_weight_[~rows.held_out] = own
+            if rows.n_meta_rows:
+                self.sample_weight_[rows.held_out] = of_meta

@@ -24,8 +24,8 @@ from sk_otreweight.extraction import (
     extract_features,
     training_features,
 )
-from sk_otreweight.inputs import batch_of, take
-from sk_otreweight.meta_sets import draw_rows
+from sk_otreweight.inputs import take
+from sk_otreweight.meta_rows import loss_inputs, meta_rows
 from sk_otreweight.reweighter import Reweighter
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 from sk_otreweight.virtual_step import VirtualStep
@@ -84,6 +84,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         released code of the paper uses 10.
     solver : str or TransportSolver, default="sinkhorn"
         ``"sinkhorn"``, ``"pot"``, or an instance with its `max_iter` and `tol`.
+    target_prior : {"uniform", "train"} or array-like, default=None
+        Shares of the classes where the model is used, (n_classes,) in the order of
+        ``classes_``: predictions are corrected from ``prior_`` to these. "train" are
+        the frequencies in the training set. None leaves them as learned.
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. The global generators stay untouched.
     verbose : {0, 1, 2}, default=0
@@ -104,6 +108,9 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         out by `meta_mask`.
     class_weight_ : ndarray of shape (n_classes,)
         Mean weight of the rows of each class.
+    prior_ : ndarray of shape (n_classes,)
+        Shares of the classes in the re-weighted training set, which the probabilities
+        assume.
     history_ : skorch.history.History
         An entry per epoch; ``stage``, and how far the weights moved: ``weights_ess``
         (effective sample size over n), ``weights_kl`` (divergence from the
@@ -151,6 +158,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         init_weights: str = "uniform",
         meta_loss_weight: float = 0.0,
         solver: Any = "sinkhorn",
+        target_prior: Any = None,
         random_state: Any = None,
         verbose: int = 0,
     ):
@@ -168,6 +176,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         self.init_weights = init_weights
         self.meta_loss_weight = meta_loss_weight
         self.solver = solver
+        self.target_prior = target_prior
         self.random_state = random_state
         self.verbose = verbose
 
@@ -299,6 +308,8 @@ class _TransportStep(Stage2Step):
         """Return the weights of a batch after steps (a) and (b)."""
         if self.epoch_weights is not None:
             return self.epoch_weights[batch.rows]
+        if self.needs_features:
+            batch = batch._replace(features=batch.features.detach())
         points = batch.features, batch.labels, batch.rows
         if self.virtual_step is None:
             self.reweighter.update(*points)
@@ -359,19 +370,13 @@ class _TransportStep(Stage2Step):
         """Give the reweighter its meta rows: those given, or some of the training."""
         data, reweighter = self.data, self.reweighter
         needs_rows = reweighter.needs_meta_features or self.meta_loss_weight
-        if data.meta is not None:
-            X, labels = data.meta.X, torch.from_numpy(data.meta.y)
-        elif needs_rows:
-            all_labels = data.labels.cpu()
-            per_class = reweighter.meta_set_.per_class
-            rows = draw_rows(all_labels, per_class, self.generator)
-            X, labels = batch_of(data.net, data.X, rows.numpy()), all_labels[rows]
-        else:
+        if data.meta is None and not needs_rows:
             reweighter.set_meta(torch.arange(self.n_classes, device=data.net.device))
             return
-        labels = labels.to(data.net.device)
+        per_class = reweighter.meta_set_.per_class
+        X, labels = meta_rows(data, per_class, self.generator)
         if self.meta_loss_weight:
-            self._meta_batch = self._loss_inputs(X), labels.to(data.target_dtype)
+            self._meta_batch = loss_inputs(data, X), labels.to(data.target_dtype)
         if not reweighter.needs_meta_features:
             reweighter.set_meta(labels)
             return
@@ -379,8 +384,3 @@ class _TransportStep(Stage2Step):
         self.meta_inputs, labels = reweighter.meta_set_.inputs(inputs, labels)
         features = extract_features(data.net, data.head, self.meta_inputs)
         reweighter.set_meta(labels, features)
-
-    def _loss_inputs(self, X: Any) -> Any:
-        if self.data.is_cached:
-            return extract_features(self.data.net, self.data.head, X)
-        return X

@@ -86,9 +86,12 @@ class Head:
 
     def replay(self, module: nn.Module, features: Tensor) -> Tensor:
         """Return what the module returns for rows with these features."""
-        scores = module.get_submodule(self.name)(features)
+        return self.activated(module.get_submodule(self.name)(features))
+
+    def activated(self, scores: Tensor) -> Tensor:
+        """Return what the module returns where its head returns these scores."""
         output = _ACTIVATIONS[self.activation](scores)
-        return output.reshape(len(features), *self.output_shape)
+        return output.reshape(len(scores), *self.output_shape)
 
 
 @dataclass
@@ -299,6 +302,44 @@ def return_scores_alone(module: nn.Module) -> None:
 
 def _return_scores(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
     return first_output(output)
+
+
+class ReplacedHead(nn.Module):
+    """Base of the layers that can take the place of a net's last one.
+
+    Called with the ``nn.Linear`` whose place they take, and arguments of their own.
+    """
+
+
+def put_head(
+    module: nn.Module, name: str, kind: type[ReplacedHead], arguments: dict[str, Any]
+) -> nn.Module:
+    """Put a layer in the place of a module's last one.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Changed in place, unless it is the layer itself.
+    name : str
+        Dotted name of the layer.
+    kind : type
+    arguments : dict
+        Of `kind`, beside the layer.
+
+    Returns
+    -------
+    module : nn.Module
+    """
+    layer = module.get_submodule(name)
+    new = kind(layer, **arguments).to(layer.weight.device, layer.weight.dtype)
+    if name:
+        parent, _, last = name.rpartition(".")
+        setattr(module.get_submodule(parent), last, new)
+    else:
+        module = new
+    # What is saved and loaded is built without it.
+    module.replaced_head = {"name": name, "kind": kind, "arguments": arguments}
+    return module
 
 
 def extractor_parameters(

@@ -10,7 +10,13 @@ import torch
 from skorch import NeuralNet
 from skorch.helper import SliceDataset
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import (
+    ConcatDataset,
+    Dataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from sk_otreweight._validation import (
     check_cast,
@@ -120,6 +126,18 @@ def copied(X: Any, rows: Sequence[int] | slice | np.ndarray) -> Any:
 
 def _copy(x: np.ndarray | Tensor, _: str) -> np.ndarray | Tensor:
     return x.clone() if isinstance(x, Tensor) else x.copy()
+
+
+def concatenated(X: Any, others: Any) -> Any:
+    """Return the rows of `X` and `others`, which are of the same form, as `X` is."""
+    if isinstance(X, Dataset):
+        return ConcatDataset([X, others])
+    if isinstance(X, Mapping):
+        return {key: concatenated(x, others[key]) for key, x in X.items()}
+    if isinstance(X, Tensor):
+        return torch.cat([X, torch.as_tensor(others, device=X.device)])
+    others = others.cpu().numpy() if isinstance(others, Tensor) else others
+    return np.concatenate([X, others])
 
 
 def padded(X: Any, n: int) -> Any:

@@ -191,7 +191,7 @@ class _NumberedLoader:
     def __init__(self, loader: DataLoader):
         loader.collate_fn = _NumberedCollate(loader.collate_fn)
         self.loader = loader
-        self.base_rows = _base_rows(loader.dataset.dataset)
+        self.base_rows = row_numbers(loader.dataset.dataset)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -265,6 +265,15 @@ def innermost(dataset: Dataset) -> Dataset:
     return dataset
 
 
+def row_numbers(dataset: Dataset) -> Tensor | None:
+    """Return the rows of the innermost data set that a chain of subsets picks."""
+    if not isinstance(dataset, Subset):
+        return None
+    rows = torch.as_tensor(np.asarray(dataset.indices))
+    inner = row_numbers(dataset.dataset)
+    return rows if inner is None else inner[rows]
+
+
 def _arrays(dataset: Dataset) -> tuple[Any, Any, Tensor] | None:
     """Return X, y and the row numbers of a data set that holds plain arrays."""
     base = innermost(dataset)
@@ -273,17 +282,8 @@ def _arrays(dataset: Dataset) -> tuple[Any, Any, Tensor] | None:
     y = base.y
     if not _is_array(base.X) or not (y is None or _is_array(y)):
         return None
-    rows = _base_rows(dataset)
+    rows = row_numbers(dataset)
     return base.X, y, torch.arange(len(base)) if rows is None else rows
-
-
-def _base_rows(dataset: Dataset) -> Tensor | None:
-    """Return the rows of the innermost data set that a chain of subsets picks."""
-    if not isinstance(dataset, Subset):
-        return None
-    rows = torch.as_tensor(np.asarray(dataset.indices))
-    inner = _base_rows(dataset.dataset)
-    return rows if inner is None else inner[rows]
 
 
 def _is_array(x: Any) -> bool:

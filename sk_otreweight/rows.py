@@ -22,11 +22,13 @@ from sk_otreweight._validation import (
     check_meta_labels,
     check_meta_mask,
     check_n_labels,
+    check_same_kind,
     check_table,
     is_array_like,
     warn_other_steps,
 )
 from sk_otreweight.inputs import (
+    concatenated,
     dataset_inputs,
     dataset_labels,
     n_rows,
@@ -55,12 +57,15 @@ class TrainingRows(NamedTuple):
     held_out : ndarray of bool or None
         Which of the given rows are meta rows, if a mask said so.
     meta : tuple (X_meta, y_meta) or None
+    n_meta_rows : int
+        How many rows at the end are the meta rows.
     """
 
     X: Any
     y: np.ndarray
     held_out: np.ndarray | None
     meta: tuple[Any, Any] | None
+    n_meta_rows: int = 0
 
 
 def check_training_rows(
@@ -101,6 +106,19 @@ def check_training_rows(
         pair = take(X, held_out), y[held_out]
         X, y = take(X, ~held_out), y[~held_out]
     return TrainingRows(X, y, held_out, pair)
+
+
+def with_meta_rows(rows: TrainingRows) -> TrainingRows:
+    """Return the training rows with the meta rows, if there are some, added to them."""
+    if rows.meta is None:
+        return rows
+    X_meta, y_meta = rows.meta
+    check_same_kind(rows.X, X_meta)
+    return rows._replace(
+        X=concatenated(rows.X, X_meta),
+        y=np.concatenate([rows.y, y_meta]),
+        n_meta_rows=len(y_meta),
+    )
 
 
 def check_labelled_rows(

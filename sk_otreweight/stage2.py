@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,6 +40,8 @@ class Stage2Data:
         Features of the training rows if the extractor is frozen.
     is_stream : bool
         Whether this is a chunk of a stream.
+    epochs : int
+        Epochs that stage 2 will take.
     seed : int
     """
 
@@ -52,6 +54,7 @@ class Stage2Data:
     meta: MetaData | None
     features: Tensor | BlockFeatures | None
     is_stream: bool
+    epochs: int
     seed: int
 
     @property
@@ -68,11 +71,16 @@ class StepBatch(NamedTuple):
     X : inputs, as the loader gave them
         Features instead, if the extractor is frozen and its features are cached.
     features : Tensor of shape (n, d) or None
-        Input of the head in the batch's own forward pass, detached; None if the step
-        needs none.
+        Input of the head in the batch's own forward pass, with its graph; None if the
+        step needs none.
     labels : Tensor of shape (n,)
     rows : Tensor of shape (n,) or None
         Row numbers in the training set.
+    outputs : Tensor
+        What the module returned, with its graph.
+    own_losses : callable
+        ``own_losses(outputs)`` returns the losses (n,) that the net is configured with,
+        for what the module returned, or would have under other parameters.
     losses : Tensor of shape (n,)
         Loss of each row, with its graph.
     """
@@ -81,22 +89,51 @@ class StepBatch(NamedTuple):
     features: Tensor | None
     labels: Tensor
     rows: Tensor | None
-    losses: Tensor
+    outputs: Any
+    own_losses: Callable[[Any], Tensor]
+    losses: Tensor | None = None
 
 
 class Stage2Step(ABC):
-    """What a re-weighting method does in stage 2; subclasses write `weigh`.
+    """What a method does in stage 2: how it weighs losses, or which losses it has.
 
     `needs_features` and `needs_losses` say what it looks at in a batch: features are
-    read only if they are needed, losses are made sure to be finite.
+    read only if they are needed, losses are made sure to be finite. `draws_rows` says
+    that it has a word in which rows an epoch takes.
     """
 
     needs_features: bool = False
     needs_losses: bool = False
+    draws_rows: bool = False
 
     @abstractmethod
     def weigh(self, batch: StepBatch) -> Tensor:
         """Return the factors (n,) of the batch's losses, for a plain mean."""
+
+    def losses(self, batch: StepBatch) -> Tensor:
+        """Return the loss of each row (n,), with its graph.
+
+        Parameters
+        ----------
+        batch : StepBatch
+            Without losses.
+        """
+        return batch.own_losses(batch.outputs)
+
+    def draw_rows(self, labels: Tensor) -> Tensor:
+        """Return which rows the next epoch takes, if `draws_rows`.
+
+        Parameters
+        ----------
+        labels : Tensor of shape (n_train,)
+            Labels of the rows to draw from.
+
+        Returns
+        -------
+        rows : Tensor of int of shape (n_drawn,)
+            Numbers in `labels`; rows may occur several times.
+        """
+        return torch.arange(len(labels))
 
     def begin_epoch(  # noqa: B027 - optional hook
         self, batches: Sequence[Tensor] | None

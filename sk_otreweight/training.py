@@ -23,12 +23,13 @@ from torch.utils.data import Subset
 from sk_otreweight._validation import check_finite_loss, check_losses, warn_lost_stage
 from sk_otreweight.extraction import batch_features, eager, original, replaced
 from sk_otreweight.features import Head, extractor_parameters
-from sk_otreweight.inputs import batch_of
+from sk_otreweight.inputs import batch_of, dataset_labels
 from sk_otreweight.loaders import (
     RowBatch,
     UnnumberedLoader,
     innermost,
     plan_epoch,
+    row_numbers,
     training_batches,
 )
 from sk_otreweight.progress import Progress
@@ -123,7 +124,9 @@ class TrainingRun:
                 return self.net.train_step(batch)
 
         batches = self._batches(self.train)
-        self._run(1, epochs, batches, step, lambda _: None, lambda: self.columns)
+        self._run(
+            1, epochs, lambda: batches, step, lambda _: None, lambda: self.columns
+        )
 
     def stage_two(
         self,
@@ -159,7 +162,14 @@ class TrainingRun:
             cached = None
         weighted = _WeightedStep(self.net, step, head, cached is not None, freeze)
         train = self.train if cached is None else self._cached_dataset(cached)
-        batches = self._batches(train)
+        loader = self._batches(train)
+        labels = self._train_labels() if step.draws_rows else None
+
+        def batches() -> Any:
+            if labels is None:
+                return loader
+            return self._batches(Subset(train, step.draw_rows(labels).numpy()))
+
         with _frozen(self.net, head, self.X) if freeze else ExitStack():
             self._run(2, epochs, batches, weighted, step.begin_epoch, step.record)
 
@@ -179,6 +189,14 @@ class TrainingRun:
         batches = training_batches(self.net, dataset)
         return batches if self.knows_rows else UnnumberedLoader(batches)
 
+    def _train_labels(self) -> Tensor:
+        """Return the labels of the rows that are trained on, without a split's rest."""
+        if not self.knows_rows:
+            return torch.from_numpy(dataset_labels(self.train, name="the training set"))
+        rows = row_numbers(self.train)
+        labels = torch.from_numpy(self.y).long()
+        return labels if rows is None else labels[rows]
+
     def _cached_dataset(self, features: Tensor) -> Any:
         """Return the training rows with features in the place of inputs."""
         dataset = Dataset(features, self.y)
@@ -190,7 +208,7 @@ class TrainingRun:
         self,
         stage: int,
         epochs: int,
-        batches: Any,
+        batches: Callable[[], Any],
         step: Callable[[Any], dict[str, Any]],
         begin_epoch: Callable[[Any], None],
         record: Callable[[], Mapping[str, float]],
@@ -207,7 +225,7 @@ class TrainingRun:
         def epoch() -> None:
             net.notify("on_epoch_begin", **datasets)
             net.history.record("stage", stage)
-            planned, rows = plan_epoch(batches)
+            planned, rows = plan_epoch(batches())
             begin_epoch(rows)
             net.run_single_epoch(planned, training=True, prefix="train", step_fn=step)
             for name, value in record().items():
@@ -261,12 +279,17 @@ class _WeightedStep:
 
         def loss(y_pred: Any, y_true: Any, X: Any = None, **kwargs: Any) -> Tensor:
             nonlocal weights
-            losses = own_loss(y_pred, y_true, X=X, **kwargs)
+
+            def losses_of(outputs: Any) -> Tensor:
+                return own_loss(outputs, y_true, X=X, **kwargs)
+
+            given = self._batch(batch, X, y_true, tap, y_pred, losses_of)
+            losses = self.step.losses(given)
             losses = check_losses(losses, n_rows=len(y_true))
             if self.step.needs_losses:
                 _check_batch(net, losses)
             if weights is None:  # once, also if the optimizer asks for the loss again
-                weights = self.step.weigh(self._batch(batch, X, y_true, tap, losses))
+                weights = self.step.weigh(given._replace(losses=losses))
             total = (weights * losses).mean()
             extra = self.step.extra_batch()
             if extra is not None:
@@ -286,7 +309,13 @@ class _WeightedStep:
             return net.train_step(batch)
 
     def _batch(
-        self, batch: RowBatch, X: Any, y_true: Any, tap: Any, losses: Tensor
+        self,
+        batch: RowBatch,
+        X: Any,
+        y_true: Any,
+        tap: Any,
+        outputs: Any,
+        own_losses: Callable[[Any], Tensor],
     ) -> StepBatch:
         labels = to_tensor(y_true, device=self.net.device).long()
         features = None
@@ -296,10 +325,9 @@ class _WeightedStep:
             features = batch_features(self.net, self.head, X)
         elif self.step.needs_features:
             features = tap.features()
-        features = None if features is None else features.detach()
         rows = batch.rows
         rows = None if rows is None else rows.to(self.net.device)
-        return StepBatch(X, features, labels, rows, losses)
+        return StepBatch(X, features, labels, rows, outputs, own_losses)
 
 
 def _stage(row: Mapping[str, Any]) -> int:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from sk_otreweight.extraction import original
-from sk_otreweight.features import return_scores_alone
+from sk_otreweight.features import ReplacedHead, put_head, return_scores_alone
 from sk_otreweight.persistence.codec import Decoder, Encoder, Kind, Node, not_storable
 from sk_otreweight.persistence.names import dotted, find_class, is_importable, name_of
 from sk_otreweight.persistence.objects import class_name, encode_instance, make
@@ -51,9 +51,7 @@ def decode_maker(node: Node, decoder: Decoder) -> Any:
     """Return what a module is made of, if need be what the user gave for it."""
     kind = _kind_of(node)
     if kind == "module":
-        module = _given_instance(node["class"], decoder)
-        _restore_module(module, node, decoder)
-        return module
+        return _restore_module(_given_instance(node["class"], decoder), node, decoder)
     if kind in ("class", "factory") and decoder.module is not None:
         return copy.deepcopy(decoder.module)
     if kind != "factory":
@@ -97,13 +95,19 @@ def _encode_module(module: nn.Module, encoder: Encoder, where: str) -> dict[str,
         "state": encoder({k: x for k, x in state.items() if not is_lazy(x)}, where),
         "fixed": fixed,
         "returns_scores_alone": hasattr(module, "returns_scores_alone"),
+        "replaced_head": encoder(getattr(module, "replaced_head", None), where),
     }
 
 
 def _restore_module(
     module: nn.Module, node: Mapping[str, Node], decoder: Decoder
-) -> None:
+) -> nn.Module:
+    """Give a module what was learned, and return it."""
     module = original(module)
+    replaced = decoder(node.get("replaced_head"))
+    if replaced is not None and not hasattr(module, "replaced_head"):
+        _check_replaced_head(replaced["kind"])
+        module = put_head(module, **replaced)
     saved, own = decoder(node["state"]), module.state_dict(keep_vars=True)
     for name, tensor in own.items():
         if is_lazy(tensor):
@@ -122,6 +126,15 @@ def _restore_module(
             parameter.requires_grad_(name not in node["fixed"])
     if node["returns_scores_alone"]:
         return_scores_alone(module)
+    return module
+
+
+def _check_replaced_head(kind: object) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, ReplacedHead)):
+        raise ValueError(
+            f"the file names {kind!r} as a layer to put into the net, which is none of "
+            "this package's. It was not called: do not trust this file."
+        )
 
 
 def _encode_net(net: NeuralNet, encoder: Encoder, where: str) -> dict[str, Node]:
@@ -240,7 +253,12 @@ def _check_places(params: Mapping[str, Any]) -> None:
 
 def _restore_state(net: NeuralNet, node: Mapping[str, Node], decoder: Decoder) -> None:
     for name, saved in node["modules"].items():
-        _restore_module(getattr(net, name), saved, decoder)
+        module = getattr(net, name)
+        restored = _restore_module(module, saved, decoder)
+        if restored is not original(module):
+            setattr(net, name, restored)
+    if any(saved.get("replaced_head") for saved in node["modules"].values()):
+        net.initialize_optimizer()  # of parameters that it does not know
     for name, saved in node["optimizers"].items():
         getattr(net, name).load_state_dict(decoder(saved))
     states = decoder(node["callbacks"])

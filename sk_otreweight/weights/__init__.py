@@ -5,7 +5,12 @@ gradient of the transport cost with respect to the batch's probabilities.
 """
 
 from sk_otreweight.weights.base import Rows, WeightStrategy
-from sk_otreweight.weights.nets import AttentionWeightNet, ModuleWeights, WeightNet
+from sk_otreweight.weights.nets import (
+    AttentionWeightNet,
+    ModuleWeights,
+    NetStrategy,
+    WeightNet,
+)
 from sk_otreweight.weights.semirelaxed import SemiRelaxedWeights
 from sk_otreweight.weights.start import START_WEIGHTS, class_start_weights
 from sk_otreweight.weights.strategies import WEIGHTS, resolve_weights
@@ -14,6 +19,7 @@ from sk_otreweight.weights.vector import WeightVector
 __all__ = [
     "AttentionWeightNet",
     "ModuleWeights",
+    "NetStrategy",
     "Rows",
     "START_WEIGHTS",
     "SemiRelaxedWeights",

@@ -15,7 +15,7 @@ from sk_otreweight.randomness import seeded
 from sk_otreweight.weights.base import Rows, WeightStrategy
 
 
-class _NetStrategy(WeightStrategy):
+class NetStrategy(WeightStrategy):
     """Weights that a small net reads off the features; subclasses build the net."""
 
     needs = frozenset({"features"})
@@ -36,16 +36,20 @@ class _NetStrategy(WeightStrategy):
 
     def start(self, rows: Rows, seed: int) -> None:
         """Initialise the net, unless it has been (in a stream it goes on learning)."""
+        self.start_from(rows.features, seed)
+
+    def start_from(self, features: Tensor, seed: int) -> None:
+        """Initialise the net for features (n, d), unless it has been."""
         self.check_parameters()
         if hasattr(self, "module_"):
             return
-        device = rows.features.device
-        self.n_features_ = rows.features.shape[1]
+        device = features.device
+        self.n_features_ = features.shape[1]
         with seeded(seed, device):
             module = self._build(self.n_features_)
-        self.module_ = module.to(device=device, dtype=rows.features.dtype)
+        self.module_ = module.to(device=device, dtype=features.dtype)
         with torch.no_grad():
-            self._scores(rows.features[:2])  # materialises lazy layers
+            self.scores(features[:2])  # materialises lazy layers
         self.optimizer_ = self.optimizer(self.module_.parameters(), lr=self.lr)
 
     def learned_state(self) -> dict[str, Any]:
@@ -68,7 +72,8 @@ class _NetStrategy(WeightStrategy):
         self.optimizer_ = self.optimizer(self.module_.parameters(), lr=self.lr)
         self.optimizer_.load_state_dict(state["optimizer_"])
 
-    def _scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the net's score of each row (n,)."""
         scores = self.module_(features)
         if scores.numel() != len(features):
             raise ValueError(
@@ -79,7 +84,7 @@ class _NetStrategy(WeightStrategy):
 
     def log_weights(self, rows: Rows) -> Tensor:
         """Return the net's scores, on top of the start weights."""
-        return self._scores(rows.features) + rows.start.log()
+        return self.scores(rows.features) + rows.start.log()
 
     def step(self, rows: Rows, grad: Tensor) -> None:
         """Take one optimizer step on the net's parameters."""
@@ -89,7 +94,7 @@ class _NetStrategy(WeightStrategy):
         self.optimizer_.step()
 
 
-class WeightNet(_NetStrategy):
+class WeightNet(NetStrategy):
     """A net of one hidden layer, ``s = w_att tanh(W z)`` (Eq. 11, Algorithm 2).
 
     Parameters
@@ -121,7 +126,7 @@ class WeightNet(_NetStrategy):
         )
 
 
-class AttentionWeightNet(_NetStrategy):
+class AttentionWeightNet(NetStrategy):
     """A self-attention score, ``s_i = <W1 z_i, W2 z_i> / sqrt(d_l)`` (Eq. 13, table 8).
 
     Table 8 lists the whole product of the two encodings, (batch, batch); Eq. 13 reads
@@ -164,7 +169,7 @@ class _AttentionScore(nn.Module):
         return products / self.query.out_features**0.5
 
 
-class ModuleWeights(_NetStrategy):
+class ModuleWeights(NetStrategy):
     """Weights by a net of your own.
 
     Parameters

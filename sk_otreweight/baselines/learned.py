@@ -1,0 +1,384 @@
+"""Weights of rows that are learned from a meta set."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sk_otreweight._validation import (
+    check_beta,
+    check_choice,
+    check_count,
+    check_real,
+)
+from sk_otreweight.baselines.base import (
+    BaselineClassifier,
+    BaselineStep,
+    two_stage_epochs,
+    weighed_prior,
+)
+from sk_otreweight.baselines.heads import CosineHead, replace_head
+from sk_otreweight.baselines.meta_gradient import MetaGradient
+from sk_otreweight.class_weights import effective_number_weights
+from sk_otreweight.losses import FocalLoss, LDAMLoss
+from sk_otreweight.meta_rows import loss_inputs, meta_rows
+from sk_otreweight.priors import named_prior
+from sk_otreweight.scores import class_scores
+from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
+from sk_otreweight.weights import NetStrategy
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class MetaClassifier(BaselineClassifier):
+    """Base of the methods that look at the loss on meta rows in each step.
+
+    Parameters
+    ----------
+    net, head, max_epochs, lr, target_prior, random_state, verbose
+        See :class:`BaselineClassifier`.
+    finetune : {"all", "head"}, default="all"
+        "head" trains the last layer alone, on the features of a net that was trained
+        as it is configured: two stages, and a fraction of the time.
+    per_class : int, default=10
+        Rows of each class that are drawn from the training rows if there are no meta
+        rows.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"meta"})
+    needs_meta = True
+
+    finetune: str = "all"
+    per_class: int = 10
+
+    @property
+    def begins_with(self) -> str | None:
+        """Return what others may have trained for it."""
+        return "net" if self.finetune == "head" else None
+
+    def _check_parameters(self) -> None:
+        check_count(self.per_class, name="per_class")
+
+    def _epochs(self, *, stage_one: bool, is_stream: bool) -> tuple[int, int]:
+        first, second = super()._epochs(stage_one=stage_one, is_stream=is_stream)
+        if self.finetune == "head" and stage_one:
+            return self.net_.max_epochs, second - self.net_.max_epochs
+        return first, second
+
+    def _assumed_prior(self) -> np.ndarray:
+        return named_prior("uniform", self._class_counts)
+
+
+class MetaStep(BaselineStep):
+    """A step that knows how the meta loss changes with the weight of a row."""
+
+    needs_losses = True
+
+    def __init__(self, data: Stage2Data, per_class: int, loss: nn.Module | None = None):
+        super().__init__(data)
+        self.per_class = per_class
+        self.loss = None if loss is None else loss.to(data.labels.device)
+        self.generator = torch.Generator().manual_seed(data.seed)
+        self.needs_features = data.is_cached
+        self._set_meta()
+
+    def _set_meta(self) -> None:
+        X, labels = meta_rows(self.data, self.per_class, self.generator)
+        self.meta = MetaGradient(self.data, loss_inputs(self.data, X), labels)
+
+    def begin_epoch(self, batches: Any) -> None:
+        """Count the epoch, and draw other meta rows if none were given."""
+        super().begin_epoch(batches)
+        if self.data.meta is None and self.epoch > 0:
+            self._set_meta()
+
+    def losses(self, batch: StepBatch) -> Tensor:
+        """Return the loss of each row (n,)."""
+        return self._row_losses(batch, batch.outputs)
+
+    def _row_losses(self, batch: StepBatch, outputs: Any) -> Tensor:
+        if self.loss is None:
+            return batch.own_losses(outputs)
+        return self.loss(class_scores(self.data.net, outputs), batch.labels)
+
+    def products(self, batch: StepBatch, steps: Tensor | None = None) -> Tensor:
+        """Return the products of :meth:`MetaGradient.products`."""
+        return self.meta.products(batch, partial(self._row_losses, batch), steps)
+
+    @property
+    def lr(self) -> float:
+        """Return the learning rate of the net, for virtual steps."""
+        return self.data.net.optimizer_.param_groups[0]["lr"]
+
+
+# What a second stage may have as its loss, made from the class counts; None is the
+# net's own.
+STAGE_TWO_LOSSES: dict[str, Callable[[np.ndarray], nn.Module | None]] = {
+    "cross_entropy": lambda counts: None,
+    "focal": lambda counts: FocalLoss(reduction="none"),
+    "ldam": lambda counts: LDAMLoss(counts, reduction="none"),
+}
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class L2RWClassifier(MetaClassifier):
+    """Rows count by how much a step on them would lower the loss on meta rows (L2RW).
+
+    Ren et al., ICML 2018: in each batch the weights are the products of the rows'
+    gradients with that of the meta rows, those below 0 set to 0, scaled to a sum of 1.
+    If all are 0 the step is left out.
+
+    Parameters
+    ----------
+    net, head, max_epochs, lr, target_prior, random_state, verbose
+        See :class:`BaselineClassifier`.
+    finetune, per_class
+        See :class:`MetaClassifier`.
+    """
+
+    short_name = "l2rw"
+    paper = "Ren et al., ICML 2018"
+
+    def _make_step(self, data: Stage2Data) -> Stage2Step:
+        return _L2RWStep(data, self.per_class)
+
+
+class _L2RWStep(MetaStep):
+    def batch_weights(self, batch: StepBatch) -> Tensor:
+        weights = self.products(batch).clamp(min=0)
+        total = weights.sum()
+        return weights * (len(weights) / total.where(total > 0, torch.ones_like(total)))
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class MetaWeightNetClassifier(MetaClassifier):
+    """Rows count by their loss, in a way that a small net learns (Meta-Weight-Net).
+
+    Shu et al., NeurIPS 2019: a net of one hidden layer maps the loss of a row to its
+    weight in (0, 1), and learns from the loss on the meta rows.
+
+    Parameters
+    ----------
+    net, head, max_epochs, lr, target_prior, random_state, verbose
+        See :class:`BaselineClassifier`.
+    finetune, per_class
+        See :class:`MetaClassifier`.
+    weight_lr : float, default=1e-5
+        Step size of the weight net, of the authors' code for imbalance; that for
+        wrong labels takes Adam with 1e-3.
+    weight_optimizer : Optimizer class, default=torch.optim.SGD
+    hidden : int, default=100
+        Hidden units of the weight net.
+    normalize : bool, default=True
+        Scale the weights of a batch to a sum of 1; the authors' code for wrong labels
+        does not, and nothing keeps all weights from going to 0.
+
+    Attributes
+    ----------
+    weight_net_ : LossWeightNet
+        Its ``module_`` maps losses (n, 1) to weights (n, 1).
+    """
+
+    short_name = "meta_weight_net"
+    paper = "Shu et al., NeurIPS 2019"
+
+    weight_lr: float = 1e-5
+    weight_optimizer: Any = torch.optim.SGD
+    hidden: int = 100
+    normalize: bool = True
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_real(self.weight_lr, name="weight_lr")
+        check_count(self.hidden, name="hidden")
+        check_choice(self.normalize, name="normalize", choices=(True, False))
+
+    def _begin_chunk(self) -> None:
+        super()._begin_chunk()
+        # So that an error leaves the one that learned from the chunks before.
+        self.weight_net_ = copy.deepcopy(self.weight_net_)
+
+    def _make_components(self, seed: int, is_stream: bool) -> None:
+        if is_stream and hasattr(self, "weight_net_"):
+            return
+        self.weight_net_ = LossWeightNet(
+            self.weight_lr, self.hidden, self.weight_optimizer
+        )
+        self.weight_net_.start_from(torch.zeros(2, 1, device=self.net_.device), seed)
+
+    def _make_step(self, data: Stage2Data) -> Stage2Step:
+        return _WeightNetStep(data, self.per_class, self.weight_net_, self.normalize)
+
+
+class LossWeightNet(NetStrategy):
+    """A net of one hidden layer that maps losses (n, 1) to weights in (0, 1).
+
+    Parameters
+    ----------
+    lr : float, default=1e-5
+    hidden : int, default=100
+    optimizer : Optimizer class, default=torch.optim.SGD
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-5,
+        hidden: int = 100,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.SGD,
+    ):
+        self.lr = lr
+        self.hidden = hidden
+        self.optimizer = optimizer
+
+    def _build(self, n_features: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(n_features, self.hidden),
+            nn.ReLU(),
+            nn.Linear(self.hidden, 1),
+            nn.Sigmoid(),
+        )
+
+
+class _WeightNetStep(MetaStep):
+    def __init__(
+        self,
+        data: Stage2Data,
+        per_class: int,
+        weight_net: LossWeightNet,
+        normalize: bool,
+    ):
+        super().__init__(data, per_class)
+        self.weight_net, self.normalize = weight_net, normalize
+
+    def batch_weights(self, batch: StepBatch) -> Tensor:
+        losses = batch.losses.detach()
+        shares = self._shares(losses)
+        products = self.products(batch, self.lr * shares.detach())
+        self.weight_net.optimizer_.zero_grad()
+        shares.backward(-self.lr * products)
+        self.weight_net.optimizer_.step()
+        with torch.no_grad():
+            return len(losses) * self._shares(losses)
+
+    def _shares(self, losses: Tensor) -> Tensor:
+        """Return what each row counts in the loss of the batch (n,)."""
+        weights = self.weight_net.scores(losses.to(torch.float32)[:, None])
+        weights = weights.to(losses.dtype)
+        return weights / (weights.sum() if self.normalize else len(weights))
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class MetaClassWeightClassifier(MetaClassifier):
+    """Class weights with a correction for each row, learned from meta rows.
+
+    Jamal et al., CVPR 2020: stage 2 weighs a row by the class-balanced weight of its
+    class and a term that is estimated in each batch from the meta rows.
+
+    Parameters
+    ----------
+    net, head, max_epochs, lr, target_prior, random_state, verbose
+        See :class:`BaselineClassifier`.
+    finetune, per_class
+        See :class:`MetaClassifier`.
+    loss : {"cross_entropy", "focal", "ldam"}, default="cross_entropy"
+        Loss of the rows in stage 2; "cross_entropy" is the net's own.
+    eps_lr : float, default=0.01
+        Step size of the corrections. These are ``eps_lr * lr * product of gradients``,
+        for a learning rate of 1e-3 next to nothing: what is left are the class weights.
+    beta : float or "auto", default=0.9999
+        See :func:`effective_number_weights`.
+
+    Attributes
+    ----------
+    correction_ : float
+        Root mean square of the corrections over the class weights, in the last epoch.
+    """
+
+    short_name = "meta_class_weight"
+    paper = "Jamal et al., CVPR 2020"
+    needs = frozenset({"counts", "meta"})
+    stages = "2"
+
+    loss: str = "cross_entropy"
+    eps_lr: float = 0.01
+    beta: float | str = 0.9999
+
+    @property
+    def begins_with(self) -> str | None:
+        """Return what others may have trained for it."""
+        return None if self.loss == "ldam" else "net"
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_choice(self.loss, name="loss", choices=tuple(STAGE_TWO_LOSSES))
+        check_real(self.eps_lr, name="eps_lr")
+        check_beta(self.beta)
+
+    def _epochs(self, *, stage_one: bool, is_stream: bool) -> tuple[int, int]:
+        return two_stage_epochs(self, stage_one=stage_one, is_stream=is_stream)
+
+    def _needs_head(self) -> bool:
+        return self.loss == "ldam"
+
+    def _adapt_net(self) -> None:
+        if self.loss == "ldam":
+            replace_head(self.net_, self._head, CosineHead)
+
+    def _make_step(self, data: Stage2Data) -> Stage2Step:
+        self._step = _MetaClassWeightStep(
+            data,
+            self.per_class,
+            STAGE_TWO_LOSSES[self.loss](self._counts()),
+            effective_number_weights(self._counts(), self.beta),
+            self.eps_lr,
+        )
+        return self._step
+
+    def _finish(self, data: Stage2Data) -> None:
+        self.correction_ = self._step.correction
+        del self._step
+
+    def _assumed_prior(self) -> np.ndarray:
+        weights = effective_number_weights(self._counts(), self.beta).numpy()
+        return weighed_prior(self._class_counts, weights)
+
+
+class _MetaClassWeightStep(MetaStep):
+    """Class weights and their corrections; see `MetaClassWeightClassifier`."""
+
+    def __init__(
+        self,
+        data: Stage2Data,
+        per_class: int,
+        loss: nn.Module | None,
+        class_weight: Tensor,
+        eps_lr: float,
+    ):
+        super().__init__(data, per_class, loss)
+        self.class_weight = class_weight.to(data.labels.device)
+        self.eps_lr = eps_lr
+        self.squares: list[Tensor] = []
+
+    def begin_epoch(self, batches: Any) -> None:
+        """Count the epoch and forget the corrections of the last."""
+        super().begin_epoch(batches)
+        self.squares = []
+
+    def batch_weights(self, batch: StepBatch) -> Tensor:
+        """Return the weights of the classes, corrected row by row."""
+        weights = self.class_weight.to(batch.losses.dtype)[batch.labels]
+        products = self.products(batch, self.lr * weights)
+        corrections = self.eps_lr * self.lr * products
+        self.squares.append((corrections / weights).square().mean())
+        return weights + corrections
+
+    @property
+    def correction(self) -> float:
+        """Return the root mean square of the corrections over the class weights."""
+        return float(torch.stack(self.squares).mean().sqrt()) if self.squares else 0.0

@@ -1,0 +1,40 @@
+"""The meta rows of a training: those that were given, or some of the training rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sk_otreweight.extraction import extract_features
+from sk_otreweight.inputs import batch_of
+from sk_otreweight.meta_sets import draw_rows
+from sk_otreweight.stage2 import Stage2Data
+
+
+def meta_rows(
+    data: Stage2Data, per_class: int, generator: torch.Generator
+) -> tuple[Any, Tensor]:
+    """Return meta inputs, and their labels on the net's device.
+
+    Parameters
+    ----------
+    data : Stage2Data
+    per_class : int
+        Rows of each class that are drawn if no meta rows were given (appendix E).
+    generator : torch.Generator
+        On the CPU.
+    """
+    if data.meta is not None:
+        X, labels = data.meta.X, torch.from_numpy(data.meta.y)
+    else:
+        all_labels = data.labels.cpu()
+        rows = draw_rows(all_labels, per_class, generator)
+        X, labels = batch_of(data.net, data.X, rows.numpy()), all_labels[rows]
+    return X, labels.to(data.net.device)
+
+
+def loss_inputs(data: Stage2Data, X: Any) -> Any:
+    """Return what stage 2 runs on for inputs: their features, if it keeps those."""
+    return extract_features(data.net, data.head, X) if data.is_cached else X
