@@ -1,7 +1,9 @@
 """Re-weighting of training examples with optimal transport, for imbalanced data."""
 
 from sk_otreweight.audit import suspicious_rows
+from sk_otreweight.baselines import BASELINES
 from sk_otreweight.classifier import OTReweightedClassifier
+from sk_otreweight.comparison import compare
 from sk_otreweight.costs import (
     CombinedCost,
     Cost,
@@ -45,6 +47,7 @@ from sk_otreweight.weights import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BASELINES",
     "AttentionWeightNet",
     "CombinedCost",
     "Cost",
@@ -68,6 +71,7 @@ __all__ = [
     "WeightStrategy",
     "WeightVector",
     "WholeMetaSet",
+    "compare",
     "compute_ot_sample_weight",
     "load",
     "load_fashion_mnist",
