@@ -1,0 +1,159 @@
+"""Second stages on frozen features: new heads, corrections, and what they draw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from classifier_helpers import assert_same_state, state
+from nets_for_tests import NormDropoutMLP, small_net
+from oracles import assert_same
+from scipy.stats import chisquare
+from sklearn.datasets import make_blobs
+from sklearn.frozen import FrozenEstimator
+from torch import nn
+
+from sk_otreweight.baselines import (
+    BALMSClassifier,
+    CRTClassifier,
+    DisAlignClassifier,
+    LWSClassifier,
+    MetaHeadClassifier,
+    OLTRClassifier,
+)
+from sk_otreweight.baselines.decoupled import DisAlignHead, ScaledHead
+from sk_otreweight.baselines.sampling import balanced_rows, rows_of_classes
+
+FROZEN = [CRTClassifier, LWSClassifier, DisAlignClassifier, MetaHeadClassifier]
+
+
+@pytest.fixture(scope="module")
+def data():
+    X, y = make_blobs([60, 30, 10], n_features=4, random_state=0, cluster_std=3.0)
+    return X.astype(np.float32), y
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    sizes = {"module__n_features": 4, "module__n_classes": 3}
+    return small_net(NormDropoutMLP, max_epochs=10, **sizes).fit(*data)
+
+
+@pytest.mark.parametrize("kind", [*FROZEN, BALMSClassifier, OLTRClassifier])
+def test_the_extractor_stays_bit_by_bit(kind, data, trained):
+    clf = kind(FrozenEstimator(trained), max_epochs=3, random_state=0).fit(*data)
+    before, after = state(trained.module_.body), state(clf.net_.module_.body)
+    assert_same_state(before, after)
+    head = [p for p in clf.net_.module_.head.parameters() if p.requires_grad]
+    assert head
+
+
+@pytest.mark.parametrize("kind", [LWSClassifier, DisAlignClassifier])
+def test_the_linear_layer_stays(kind, data, trained):
+    clf = kind(FrozenEstimator(trained), max_epochs=3, random_state=0).fit(*data)
+    assert_same_state(state(trained.module_.head), state(clf.net_.module_.head.linear))
+
+
+@pytest.mark.parametrize(
+    "kind", [LWSClassifier, DisAlignClassifier, MetaHeadClassifier]
+)
+def test_without_epochs_it_is_the_first_stage(kind, data, trained):
+    clf = kind(FrozenEstimator(trained), max_epochs=0, random_state=0).fit(*data)
+    expected = torch.from_numpy(trained.forward(data[0]).numpy()).softmax(1).numpy()
+    np.testing.assert_allclose(clf.predict_proba(data[0]), expected, atol=1e-6)
+
+
+def test_the_new_classifier_begins_anew(data, trained):
+    clf = CRTClassifier(FrozenEstimator(trained), max_epochs=0, random_state=0)
+    weight = clf.fit(*data).net_.module_.head.weight
+    assert (weight != trained.module_.head.weight).all()
+
+
+def test_factors_of_one_change_nothing():
+    linear, features = nn.Linear(5, 3), torch.randn(4, 5)
+    assert_same(ScaledHead(linear)(features), linear(features), atol=0)
+
+
+def random_disalign() -> DisAlignHead:
+    head = DisAlignHead(nn.Linear(5, 3))
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    return head
+
+
+def test_both_published_forms_of_the_alignment_are_the_same():
+    """The paper's a is the code's a + 1."""
+    head, features = random_disalign(), torch.randn(4, 5)
+    z, confidence = head.linear(features), head.confidence(features).sigmoid()
+    a_paper = 1 + head.delta
+    paper = confidence * (a_paper * z + head.shift) + (1 - confidence) * z
+    code = (1 + confidence * head.delta) * z + confidence * head.shift
+    assert_same(head(features), paper, atol=1e-5)
+    assert_same(head(features), code, atol=1e-5)
+
+
+def test_without_confidence_the_alignment_changes_nothing():
+    head, features = random_disalign(), torch.randn(4, 5)
+    with torch.no_grad():
+        head.confidence.weight.zero_()
+        head.confidence.bias.fill_(-200.0)
+    assert_same(head(features), head.linear(features), atol=1e-6)
+    assert_same(DisAlignHead(head.linear)(features), head.linear(features), atol=0)
+
+
+def test_the_exponent_of_the_alignment(data):
+    X, y = data
+    counts = np.bincount(y)
+    for rho in (0.0, 1.0, 1.2):
+        clf = DisAlignClassifier(small_net(max_epochs=1), rho=rho, random_state=0)
+        clf.fit(X, y)
+        expected = counts ** (1 - rho)
+        np.testing.assert_allclose(clf.prior_, expected / expected.sum())
+        ratios = clf.class_weight_ / clf.class_weight_[0]
+        if rho == 0:
+            np.testing.assert_allclose(ratios, 1)
+        else:
+            assert ratios[0] < ratios[1] < ratios[2]
+
+
+# Draws
+
+
+def test_balanced_draws_have_all_classes_alike():
+    labels = torch.tensor([0] * 70 + [2] * 25 + [3] * 5)
+    generator = torch.Generator().manual_seed(0)
+    rows = balanced_rows(labels, 1200, generator)
+    assert torch.bincount(labels[rows]).tolist() == [400, 0, 400, 400]
+    of_rows = torch.bincount(rows, minlength=100)
+    for label in (0, 2, 3):  # all rows of a class before any comes again
+        own = of_rows[labels == label]
+        assert own.max() - own.min() <= 1
+
+
+def test_classes_take_turns_with_four_rows():
+    labels = torch.tensor([0] * 70 + [1] * 30)
+    rows = balanced_rows(labels, 80, torch.Generator().manual_seed(0))
+    turns = labels[rows].reshape(-1, 4)
+    assert (turns == turns[:, :1]).all()
+    assert (turns[:, 0].reshape(-1, 2).sort(1).values == torch.tensor([0, 1])).all()
+
+
+@pytest.mark.parametrize("n", [1, 7, 50])
+def test_as_many_rows_as_asked_for(n):
+    rows = balanced_rows(torch.arange(20) % 3, n, torch.Generator().manual_seed(0))
+    assert len(rows) == n
+
+
+def test_rows_of_drawn_classes_follow_the_law_of_rows():
+    """Drawing a class by n_k rho_k, and then a row, draws rows by rho."""
+    labels = torch.tensor([0] * 12 + [1] * 5 + [2] * 3)
+    rates = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.bincount(labels) * rates
+    n = 40_000
+    classes = shares.multinomial(n, replacement=True, generator=generator)
+    rows = rows_of_classes(classes, labels, generator)
+    expected = rates[labels] / rates[labels].sum() * n
+    seen = torch.bincount(rows, minlength=20)
+    assert chisquare(seen.numpy(), expected.numpy()).pvalue > 1e-3
