@@ -168,11 +168,12 @@ def _step(
             kept = momentum * state["momentum_buffer"]
             moved = kept + (1 - group["dampening"]) * grads
         return -lr * (grads + momentum * moved if group["nesterov"] else moved)
-    if not isinstance(optimizer, AdamW):
+    is_decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, AdamW))
+    if not is_decoupled:
         grads = grads + decay * p
     (beta1, beta2), t = group["betas"], float(state.get("step", 0)) + 1
     mean = beta1 * state.get("exp_avg", 0) + (1 - beta1) * grads
     square = beta2 * state.get("exp_avg_sq", 0) + (1 - beta2) * grads**2
     root = (square / (1 - beta2**t)).sqrt() + group["eps"]
     steps = -lr * mean / (1 - beta1**t) / root
-    return steps - lr * decay * p if isinstance(optimizer, AdamW) else steps
+    return steps - lr * decay * p if is_decoupled else steps
