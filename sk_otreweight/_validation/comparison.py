@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sklearn.base import is_classifier
+from sklearn.base import BaseEstimator, is_classifier
 
 from sk_otreweight._validation.parameters import check_count
 
@@ -29,7 +29,8 @@ def check_compared(pairs: list[tuple[str, Any]], *, known: list[str]) -> None:
     for name, estimator in pairs:
         if estimator is None:
             raise ValueError(f"{name!r} is not known. Valid names are {known}.")
-        if isinstance(estimator, type) or not is_classifier(estimator):
+        is_estimator = isinstance(estimator, BaseEstimator)
+        if not (is_estimator and is_classifier(estimator)):
             raise ValueError(
                 f"{name!r} is no classifier, but {estimator!r}: give an instance."
             )
