@@ -143,7 +143,9 @@ def test_a_class_vector_of_length_zero(data):
 @pytest.mark.parametrize("transform", ["cl2n", "l2n", None])
 def test_the_nearest_mean_by_hand(plain, data, transform):
     X, y = data
-    clf = after(plain, NearestClassMeanClassifier, transform=transform).fit(X, y)
+    clf = after(plain, NearestClassMeanClassifier, feature_transform=transform).fit(
+        X, y
+    )
     with torch.no_grad():
         points = plain.net_.module_.eval().body(torch.from_numpy(X)).double().numpy()
     if transform == "cl2n":
@@ -175,7 +177,7 @@ def test_what_the_nearest_mean_does_not_see(data, transform, scale, shift):
     predictions = []
     for module.scale, module.shift in ((1.0, 0.0), (scale, shift)):
         clf = NearestClassMeanClassifier(
-            FrozenEstimator(module), transform=transform, max_epochs=0
+            FrozenEstimator(module), feature_transform=transform, max_epochs=0
         ).fit(X, y)
         predictions.append(clf.predict(X))
     np.testing.assert_array_equal(*predictions)

@@ -61,13 +61,21 @@ class OLTRHead(ReplacedHead):
             return self.linear(features)
         memory = self.attention(features).softmax(1) @ self.centres
         chosen = self.selector(features).tanh()
-        nearest = torch.cdist(features, self.centres).amin(1, keepdim=True)
+        nearest = self._distances(features).amin(1, keepdim=True)
         reach = _REACH / nearest.clamp(min=1e-3)
         return cosine_scores(reach * (features + chosen * memory), self.directions)
 
+    def _distances(self, features: Tensor) -> Tensor:
+        """Return the distances (n, K) to the centres.
+
+        Not by a matrix product: that would round a row differently in other company.
+        """
+        mode = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(features, self.centres, compute_mode=mode)
+
     def centre_losses(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return how far rows (n,) are from their centre, and others too near."""
-        squares = torch.cdist(features, self.centres) ** 2
+        squares = self._distances(features) ** 2
         own = squares.gather(1, labels[:, None])[:, 0]
         apart = squares.scatter(1, labels[:, None], 0.0).mean()
         return own / 2 + _REPEL * (_MARGIN - apart).clamp(min=0)

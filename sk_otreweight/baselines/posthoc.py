@@ -143,7 +143,7 @@ class NearestClassMeanClassifier(_AfterTraining):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
-    transform : {"cl2n", "l2n", None}, default="cl2n"
+    feature_transform : {"cl2n", "l2n", None}, default="cl2n"
         What is done to the features: subtract the mean of the training set and scale to
         length 1, scale only, or nothing.
 
@@ -157,10 +157,14 @@ class NearestClassMeanClassifier(_AfterTraining):
     paper = "Kang et al., ICLR 2020"
     needs = frozenset({"features"})
 
-    transform: str | None = "cl2n"
+    feature_transform: str | None = "cl2n"
 
     def _check_parameters(self) -> None:
-        check_choice(self.transform, name="transform", choices=("cl2n", "l2n", None))
+        check_choice(
+            self.feature_transform,
+            name="feature_transform",
+            choices=("cl2n", "l2n", None),
+        )
 
     def _finish(self, data: Stage2Data) -> None:
         features = training_features(self.net_, self._head, data.X)
@@ -172,9 +176,9 @@ class NearestClassMeanClassifier(_AfterTraining):
         self.class_means_ = means.cpu().numpy()
 
     def _transformed(self, features: Tensor) -> Tensor:
-        if self.transform == "cl2n":
+        if self.feature_transform == "cl2n":
             features = features - self._center
-        if self.transform is None:
+        if self.feature_transform is None:
             return features
         return torch.nn.functional.normalize(features)
 

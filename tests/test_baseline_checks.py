@@ -1,0 +1,26 @@
+"""scikit-learn's checks of every baseline, with the net it has by default."""
+
+from __future__ import annotations
+
+from unittest import SkipTest
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sk_otreweight import BASELINES
+
+ESTIMATORS = [baseline() for baseline in BASELINES.values()]
+
+
+@pytest.mark.slow
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learn_check(estimator, check):
+    try:
+        check(estimator)
+    except SkipTest as skipped:
+        pytest.fail(f"scikit-learn skipped its check: {skipped}")
+
+
+def test_every_baseline_gets_all_checks():
+    marks = [m for m in test_scikit_learn_check.pytestmark if m.name == "parametrize"]
+    assert len(marks[0].args[1]) >= 54 * len(BASELINES)
