@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/data_and_nets.md", "docs/pipelines.md", "docs/callbacks.md"]
+PAGES = [
+    "README.md",
+    *(
+        f"docs/{page}.md"
+        for page in ("data_and_nets", "pipelines", "callbacks", "comparison")
+    ),
+]
 
 
 def code_blocks(page: str) -> list[str]:
@@ -42,3 +51,18 @@ def test_links_lead_somewhere():
         text = (ROOT / page).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_the_table_of_methods_is_up_to_date():
+    command = [sys.executable, "docs/generate_methods.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stale_table_of_methods_is_found():
+    script = ROOT / "docs" / "generate_methods.py"
+    spec = importlib.util.spec_from_file_location("generate_methods", script)
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    text = generate.PAGE.read_text("utf-8")
+    assert generate.written(text.replace("| `ldam` |", "| `old` |")) == text
