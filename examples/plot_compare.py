@@ -2,11 +2,11 @@
 All methods side by side
 ========================
 
-Does re-weighting help, or would a simpler method do? :func:`~sk_otreweight.compare` fits
-every method of :data:`~sk_otreweight.BASELINES` and
-:class:`~sk_otreweight.OTReweightedClassifier` on the same data, with the same net, epochs
-and seeds, each with its default settings, and tells what the rare classes get of it.
-Nothing is tuned here, and the test rows choose nothing.
+Does re-weighting help, or would a simpler method do? :func:`~sk_otreweight.compare`
+fits every method of :data:`~sk_otreweight.BASELINES` and
+:class:`~sk_otreweight.OTReweightedClassifier` on the same data, with the same net,
+epochs and seeds, each with its default settings, and tells what the rare classes get of
+it. Nothing is tuned here, and the test rows choose nothing.
 """
 
 # %%

@@ -277,13 +277,15 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_steps_of_single_rows_are_the_optimizers(data, name):
+def test_steps_of_single_rows_are_the_optimizers(data, name, monkeypatch):
     X, y, _ = data
+    monkeypatch.setattr(example_weights, "_MOST_TOGETHER", 1000)  # some rows at a time
     net = small_net(lr=0.01, **SIZES, **OPTIMIZERS[name]).fit(X, y)
-    rows = slice(0, 11)  # more than are computed at a time
+    rows = slice(0, 11)
     X, labels = torch.from_numpy(X[rows]), torch.from_numpy(y[rows])
     losses = F.cross_entropy(net.module_(X), labels, reduction="none")
     parameters = list(net.module_.parameters())
+    assert 11 * sum(p.numel() for p in parameters) > 1000
     steps = example_weights._RowSteps(losses, parameters, net)
     found = [row for _, parts in steps for row in zip(*parts, strict=True)]
     for own, expected in zip(found, row_steps_by_hand(net, X, labels), strict=True):
@@ -408,8 +410,10 @@ def test_the_bound_is_one():
         assert float(plain) < float(mean) <= float(bound[i]) + 1e-2
 
 
+@pytest.mark.parametrize("together", [1, 2**22])
 @pytest.mark.parametrize("diagonal", [False, True])
-def test_running_covariances_are_those_of_all_rows(diagonal):
+def test_running_covariances_are_those_of_all_rows(diagonal, together, monkeypatch):
+    monkeypatch.setattr(metasaug, "_MOST_TOGETHER", together)
     generator = torch.Generator().manual_seed(0)
     points = 2 + 3 * torch.randn(60, 3, generator=generator).double()
     labels = torch.arange(60) % 2

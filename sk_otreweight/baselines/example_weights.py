@@ -14,9 +14,9 @@ from sk_otreweight.baselines.learned import MetaClassifier, MetaStep
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 
 _FLOOR = 1e-5
-# Gradients of single rows that are computed at a time, and numbers of them that are
-# kept rather than computed twice.
-_ROWS_TOGETHER, _MOST_KEPT = 8, 2**24
+# Numbers in the gradients of single rows that are computed at a time, and that are kept
+# rather than computed twice.
+_MOST_TOGETHER, _MOST_KEPT = 2**22, 2**24
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -123,7 +123,9 @@ class _RowSteps:
     def __init__(self, losses: Tensor, parameters: list[Tensor], net: object):
         self.losses, self.parameters = losses, parameters
         self.optimizer = net.optimizer_
-        n_numbers = len(losses) * sum(p.numel() for p in parameters)
+        n_parameters = sum(p.numel() for p in parameters)
+        self.n_together = max(1, _MOST_TOGETHER // n_parameters)
+        n_numbers = len(losses) * n_parameters
         self.kept = list(self._computed()) if n_numbers <= _MOST_KEPT else None
 
     def __iter__(self) -> Iterator[tuple[slice, list[Tensor]]]:
@@ -133,8 +135,8 @@ class _RowSteps:
     def _computed(self) -> Iterator[tuple[slice, list[Tensor]]]:
         n = len(self.losses)
         units = torch.eye(n, dtype=self.losses.dtype, device=self.losses.device)
-        for start in range(0, n, _ROWS_TOGETHER):
-            rows = slice(start, min(start + _ROWS_TOGETHER, n))
+        for start in range(0, n, self.n_together):
+            rows = slice(start, min(start + self.n_together, n))
             grads = torch.autograd.grad(
                 self.losses,
                 self.parameters,

@@ -23,6 +23,8 @@ from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 
 # Numbers in the covariances of all classes, above which "auto" keeps variances only.
 _MOST_ENTRIES = 10**7
+# Entries of the products of single rows that are added up at a time.
+_MOST_TOGETHER = 2**22
 LOSSES = ("cross_entropy", "focal", "ldam")
 
 
@@ -80,21 +82,30 @@ class ClassCovariances:
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Take in the features of a batch."""
-        for label in labels.unique().tolist():
-            rows = features[labels == label]
-            mean = rows.mean(0)
-            centred, gap = rows - mean, self.mean[label] - mean
-            if self.covariance.ndim == 2:
-                spread, jump = centred.square().mean(0), gap.square()
-            else:
-                spread, jump = centred.T @ centred / len(rows), gap.outer(gap)
-            share = len(rows) / (self.count[label] + len(rows))
-            old = self.covariance[label]
-            self.covariance[label] = (
-                (1 - share) * old + share * spread + share * (1 - share) * jump
-            )
-            self.mean[label] -= share * gap
-            self.count[label] += len(rows)
+        counts = labels.bincount(minlength=len(self.count)).to(features.dtype)
+        sums = torch.zeros_like(self.mean).index_add_(0, labels, features)
+        means = sums / counts.clamp(min=1)[:, None]
+        centred, gap = features - means[labels], means - self.mean
+        share = counts / (self.count + counts).clamp(min=1)  # 0 of what a batch lacks
+        square = torch.square if self.covariance.ndim == 2 else _outer
+
+        def of_classes(values: Tensor) -> Tensor:
+            return values.reshape(-1, *[1] * (self.covariance.ndim - 1))
+
+        self.covariance *= of_classes(1 - share)
+        self.covariance += of_classes(share * (1 - share)) * square(gap)
+        portions = (share / counts.clamp(min=1))[labels]
+        entries = self.covariance[0].numel()
+        for rows in torch.arange(len(labels)).split(max(1, _MOST_TOGETHER // entries)):
+            spread = of_classes(portions[rows]) * square(centred[rows])
+            self.covariance.index_add_(0, labels[rows], spread)
+        self.mean += share[:, None] * gap
+        self.count += counts
+
+
+def _outer(points: Tensor) -> Tensor:
+    """Return the products (n, d, d) of points (n, d) with themselves."""
+    return points[:, :, None] * points[:, None]
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
