@@ -156,6 +156,18 @@ def test_a_stream(name, blobs):
     assert clf.score(X, y) > 0.7
 
 
+@pytest.mark.parametrize("name", STREAMING)
+def test_a_stream_that_begins_without_a_class(name, blobs):
+    X, y, meta = blobs
+    clf = quick(name)
+    few = np.flatnonzero(y != 2)
+    given = {"meta": meta} if BASELINES[name].needs_meta else {}
+    clf.partial_fit(X[few], y[few], classes=[0, 1, 2], **given)
+    assert np.isfinite(clf.predict_proba(X)).all()
+    clf.partial_fit(X, y)
+    assert np.isfinite(clf.predict_proba(X)).all()
+
+
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(STREAMING)))
 def test_others_have_no_partial_fit(name):
     assert not hasattr(BASELINES[name](), "partial_fit")

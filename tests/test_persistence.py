@@ -54,6 +54,7 @@ from sk_otreweight import (
     WeightNet,
     load,
 )
+from sk_otreweight.baselines import LDAMClassifier
 from sk_otreweight.persistence.codec import Decoder, Encoder
 from sk_otreweight.persistence.estimators import KINDS
 from sk_otreweight.persistence.file import opened, write
@@ -1061,3 +1062,18 @@ def test_a_folder_that_cannot_be_made(digits, tmp_path):
     folder.write_text("a file in its place")
     with pytest.raises(ValueError, match="a callback could not make its folder"):
         load(tmp_path / "clf")
+
+
+@pytest.mark.parametrize("name", ["torch.nn.modules.linear:Linear", "os:system"])
+def test_only_our_layers_are_put_into_a_net(name, digits, tmp_path):
+    clf = LDAMClassifier(small_net(max_epochs=1), max_epochs=0, random_state=0)
+    clf.fit(digits.X, digits.y).save(tmp_path / "model.safetensors")
+
+    def edit(content):
+        text = json.dumps(content)
+        assert text.count("baselines.heads:CosineHead") == 1
+        own = "sk_otreweight.baselines.heads:CosineHead"
+        content.update(json.loads(text.replace(own, name)))
+
+    with pytest.raises((ValueError, ImportError), match="trust"):
+        load(edited(tmp_path / "model.safetensors", edit))

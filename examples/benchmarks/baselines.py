@@ -2,8 +2,8 @@
 
 An epoch of the second stage of each method with ``finetune="head"`` is compared with an
 epoch of cross-entropy training of the whole net (CE), by the same code. Nets: an MLP
-for a table and a CNN on Fashion-MNIST. All begin with the same trained net and take turns;
-each trains for an epoch and then for two that are timed, and their median counts.
+for a table and a CNN on Fashion-MNIST. All begin with the same trained net and take
+turns; each trains for an epoch and then for two that are timed; their median counts.
 
 Lines are drawn for the CNN, a net as it is used for images. The steps of the MLP take
 less than a millisecond, of which calls are the larger part, so its figures are shown

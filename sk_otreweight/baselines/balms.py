@@ -45,6 +45,15 @@ class BALMSClassifier(MetaClassifier):
     ----------
     sampling_rate_ : ndarray of shape (n_classes,)
         The rates rho at the end.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import BALMSClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = BALMSClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "balms"

@@ -63,6 +63,15 @@ class BBNClassifier(BaselineClassifier):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import BBNClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = BBNClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "bbn"

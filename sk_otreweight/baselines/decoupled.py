@@ -97,6 +97,15 @@ class CRTClassifier(_Decoupled):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import CRTClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = CRTClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "crt"
@@ -124,6 +133,15 @@ class LWSClassifier(_Decoupled):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import LWSClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = LWSClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "lws"
@@ -150,6 +168,15 @@ class DisAlignClassifier(_Decoupled):
     rho : float, default=1.0
         Exponent of the inverse class frequencies that weigh the losses. The paper's is
         tuned for each data set, 1.2 for ImageNet-LT with a ResNeXt-50.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import DisAlignClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = DisAlignClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "disalign"
@@ -195,6 +222,15 @@ class MetaHeadClassifier(_Decoupled):
     per_class : int, default=10
         Rows of each class that are drawn from the training rows if there are no
         meta rows.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import MetaHeadClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = MetaHeadClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "meta_head"

@@ -40,6 +40,15 @@ class Hu2019Classifier(MetaClassifier):
         How the weights of a batch are scaled to a sum of 1.
     temperature : float, default=1.0
         Of the softmax.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import Hu2019Classifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = Hu2019Classifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "hu2019"

@@ -140,6 +140,15 @@ class L2RWClassifier(MetaClassifier):
         See :class:`BaselineClassifier`.
     finetune, per_class
         See :class:`MetaClassifier`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import L2RWClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = L2RWClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "l2rw"
@@ -183,6 +192,15 @@ class MetaWeightNetClassifier(MetaClassifier):
     ----------
     weight_net_ : LossWeightNet
         Its ``module_`` maps losses (n, 1) to weights (n, 1).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import MetaWeightNetClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = MetaWeightNetClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "meta_weight_net"
@@ -298,6 +316,15 @@ class MetaClassWeightClassifier(MetaClassifier):
     ----------
     correction_ : float
         Root mean square of the corrections over the class weights, in the last epoch.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import MetaClassWeightClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = MetaClassWeightClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "meta_class_weight"

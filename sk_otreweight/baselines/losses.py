@@ -52,6 +52,15 @@ class FocalClassifier(BaselineClassifier):
         See :class:`BaselineClassifier`.
     gamma : float, default=2.0
         Exponent; 0 is cross-entropy.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import FocalClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = FocalClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "focal"
@@ -84,6 +93,15 @@ class ClassBalancedFocalClassifier(BaselineClassifier):
         Exponent of the focal loss.
     link : {"sigmoid", "softmax"}, default="sigmoid"
         The paper's is "sigmoid", for nets that return scores.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import ClassBalancedFocalClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = ClassBalancedFocalClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "cb_focal"
@@ -138,6 +156,15 @@ class LogitAdjustmentClassifier(BaselineClassifier):
         See :class:`BaselineClassifier`.
     tau : float, default=1.0
         Strength; 0 is cross-entropy.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import LogitAdjustmentClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = LogitAdjustmentClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "logit_adjustment"
@@ -167,6 +194,15 @@ class BalancedSoftmaxClassifier(BaselineClassifier):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import BalancedSoftmaxClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = BalancedSoftmaxClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "balanced_softmax"
@@ -195,6 +231,15 @@ class LDAMClassifier(BaselineClassifier):
         Margin of the rarest class.
     scale : float, default=30.0
         Factor of the cosines.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import LDAMClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = LDAMClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "ldam"
@@ -234,6 +279,15 @@ class LDAMDRWClassifier(LDAMClassifier):
         Part of the epochs after which the weights count; 0.8 is the paper's 160 of 200.
     beta : float or "auto", default=0.9999
         See :func:`effective_number_weights`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import LDAMDRWClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = LDAMDRWClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "ldam_drw"
@@ -282,6 +336,15 @@ class InfluenceBalancedClassifier(BaselineClassifier):
         Part of the epochs after which the loss is used.
     detach : bool, default=False
         Take the influence as a constant; the released code does not.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import InfluenceBalancedClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = InfluenceBalancedClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "ib"
@@ -329,6 +392,15 @@ class InfluenceBalancedCBClassifier(InfluenceBalancedClassifier):
         See :class:`InfluenceBalancedClassifier`.
     beta : float or "auto", default=0.9999
         See :func:`effective_number_weights`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import InfluenceBalancedCBClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = InfluenceBalancedCBClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "ib_cb"
@@ -357,6 +429,15 @@ class InfluenceBalancedFocalClassifier(InfluenceBalancedClassifier):
         See :class:`InfluenceBalancedClassifier`.
     gamma : float, default=1.0
         Exponent of the focal loss; 0 is the plain form.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import InfluenceBalancedFocalClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = InfluenceBalancedFocalClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "ib_focal"

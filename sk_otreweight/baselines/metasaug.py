@@ -135,6 +135,15 @@ class MetaSAugClassifier(MetaClassifier):
         Step size of the covariances; 0 leaves them as they were estimated.
     beta : float or "auto", default=0.9999
         See :func:`effective_number_weights`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import MetaSAugClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = MetaSAugClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "metasaug"

@@ -101,6 +101,15 @@ class OLTRClassifier(TwoStageClassifier):
         See :class:`BaselineClassifier`. The net must end in an ``nn.Linear``.
     finetune : {"head", "all"}, default="head"
         Whether stage 2 trains the new head alone, or the whole net.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import OLTRClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = OLTRClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "oltr"

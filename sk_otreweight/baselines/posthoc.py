@@ -40,6 +40,15 @@ class PosthocLogitAdjustmentClassifier(BaselineClassifier):
         See :class:`BaselineClassifier`.
     tau : float, default=1.0
         Strength; 0 leaves the predictions as they are.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import PosthocLogitAdjustmentClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = PosthocLogitAdjustmentClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "logit_adjustment_posthoc"
@@ -94,6 +103,15 @@ class TauNormClassifier(_AfterTraining):
     ----------
     tau_ : float
         As used.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import TauNormClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = TauNormClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "tau_norm"
@@ -151,6 +169,15 @@ class NearestClassMeanClassifier(_AfterTraining):
     ----------
     class_means_ : ndarray of shape (n_classes, n_hidden)
         Of the transformed features.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import NearestClassMeanClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = NearestClassMeanClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "ncm"
@@ -214,6 +241,15 @@ class OTPosthocClassifier(_AfterTraining):
     ----------
     class_factor_ : ndarray of shape (n_classes,)
         The factors v, of geometric mean 1.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import OTPosthocClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = OTPosthocClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "ot_posthoc"

@@ -49,6 +49,15 @@ class CrossEntropyWithMetaClassifier(BaselineClassifier):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import CrossEntropyWithMetaClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = CrossEntropyWithMetaClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "ce_meta"
@@ -110,6 +119,15 @@ class ClassBalancedClassifier(BaselineClassifier):
         See :class:`BaselineClassifier`.
     beta : float or "auto", default=0.9999
         See :func:`effective_number_weights`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sk_otreweight.baselines import ClassBalancedClassifier
+    >>> X, y = make_classification(weights=[0.9], random_state=0)
+    >>> clf = ClassBalancedClassifier(random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
     """
 
     short_name = "class_balanced"
