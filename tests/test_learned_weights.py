@@ -26,6 +26,7 @@ from sk_otreweight.baselines import (
     MetaWeightNetClassifier,
     example_weights,
     learned,
+    meta_weight_net,
     metasaug,
 )
 from sk_otreweight.baselines.balms import ClassSampler
@@ -120,7 +121,7 @@ def test_a_batch_in_which_nothing_helps_changes_nothing():
 def frozen_weight_net(monkeypatch, value: float) -> None:
     """Let the weight net say the same of every loss."""
     monkeypatch.setattr(
-        learned.LossWeightNet,
+        meta_weight_net.LossWeightNet,
         "scores",
         lambda self, losses: self.module_(losses)[:, 0] * 0 + value,
     )
@@ -147,7 +148,7 @@ def test_without_a_step_size_the_weight_net_stays(data):
 def test_the_weight_net_learns_from_the_meta_loss_alone(data, monkeypatch):
     """The step on the net must not reach the weight net."""
     X, y, meta = data
-    weights = Spy(monkeypatch, learned._WeightNetStep)
+    weights = Spy(monkeypatch, meta_weight_net._WeightNetStep)
     net = sgd_net(max_epochs=1)
     clf = MetaWeightNetClassifier(net, weight_lr=1e-3, max_epochs=0, random_state=0)
     clf.fit(X, y, meta=meta)
@@ -166,7 +167,7 @@ def test_gradient_of_the_weight_net_by_differences(monkeypatch):
     X_meta, y_meta = torch.randn(4, 2).double(), torch.tensor([0, 1, 0, 1])
     W, lr = torch.randn(2, 2).double(), 0.5
     losses = F.cross_entropy(X @ W.T, labels, reduction="none")
-    weight_net = learned.LossWeightNet(lr=0.1, hidden=5)
+    weight_net = meta_weight_net.LossWeightNet(lr=0.1, hidden=5)
     weight_net.start_from(torch.zeros(2, 1, dtype=torch.float64), seed=0)
     monkeypatch.setattr(Tensor, "float", Tensor.double)
 

@@ -10,22 +10,23 @@ from sk_otreweight.baselines.decoupled import (
     MetaHeadClassifier,
 )
 from sk_otreweight.baselines.example_weights import Hu2019Classifier
+from sk_otreweight.baselines.influence import (
+    InfluenceBalancedCBClassifier,
+    InfluenceBalancedClassifier,
+    InfluenceBalancedFocalClassifier,
+)
 from sk_otreweight.baselines.learned import (
     L2RWClassifier,
     MetaClassWeightClassifier,
-    MetaWeightNetClassifier,
 )
 from sk_otreweight.baselines.losses import (
     BalancedSoftmaxClassifier,
     ClassBalancedFocalClassifier,
     FocalClassifier,
-    InfluenceBalancedCBClassifier,
-    InfluenceBalancedClassifier,
-    InfluenceBalancedFocalClassifier,
-    LDAMClassifier,
-    LDAMDRWClassifier,
     LogitAdjustmentClassifier,
 )
+from sk_otreweight.baselines.margins import LDAMClassifier, LDAMDRWClassifier
+from sk_otreweight.baselines.meta_weight_net import MetaWeightNetClassifier
 from sk_otreweight.baselines.metasaug import MetaSAugClassifier
 from sk_otreweight.baselines.oltr import OLTRClassifier
 from sk_otreweight.baselines.posthoc import (

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sk_otreweight._validation import MetaData, check_drawable
 from sk_otreweight.base import BaseReweightedClassifier
 from sk_otreweight.baselines.sampling import balanced_rows
+from sk_otreweight.class_weights import effective_number_weights
 from sk_otreweight.scores import class_scores
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 
@@ -232,3 +233,9 @@ def weighed_prior(class_counts: np.ndarray, class_weight: np.ndarray) -> np.ndar
     """Return the shares of the classes in the weighed training set."""
     mass = class_counts * class_weight
     return mass / mass.sum()
+
+
+def effective_prior(class_counts: np.ndarray, beta: float | str) -> np.ndarray:
+    """Return the shares of the classes, weighed by their effective numbers of rows."""
+    counts = np.maximum(class_counts, 1)
+    return weighed_prior(class_counts, effective_number_weights(counts, beta).numpy())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +20,8 @@ from sk_otreweight._validation import (
 from sk_otreweight.baselines.base import (
     BaselineClassifier,
     BaselineStep,
+    effective_prior,
     two_stage_epochs,
-    weighed_prior,
 )
 from sk_otreweight.baselines.heads import CosineHead, replace_head
 from sk_otreweight.baselines.meta_gradient import MetaGradient
@@ -32,7 +31,6 @@ from sk_otreweight.meta_rows import loss_inputs, meta_rows
 from sk_otreweight.priors import named_prior
 from sk_otreweight.scores import class_scores
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
-from sk_otreweight.weights import NetStrategy
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -166,132 +164,6 @@ class _L2RWStep(MetaStep):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class MetaWeightNetClassifier(MetaClassifier):
-    """Rows count by their loss, in a way that a small net learns (Meta-Weight-Net).
-
-    Shu et al., NeurIPS 2019: a net of one hidden layer maps the loss of a row to its
-    weight in (0, 1), and learns from the loss on the meta rows.
-
-    Parameters
-    ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
-        See :class:`BaselineClassifier`.
-    finetune, per_class
-        See :class:`MetaClassifier`.
-    weight_lr : float, default=1e-5
-        Step size of the weight net, of the authors' code for imbalance; that for
-        wrong labels takes Adam with 1e-3.
-    weight_optimizer : Optimizer class, default=torch.optim.SGD
-    hidden : int, default=100
-        Hidden units of the weight net.
-    normalize : bool, default=True
-        Scale the weights of a batch to a sum of 1; the authors' code for wrong labels
-        does not, and nothing keeps all weights from going to 0.
-
-    Attributes
-    ----------
-    weight_net_ : LossWeightNet
-        Its ``module_`` maps losses (n, 1) to weights (n, 1).
-
-    Examples
-    --------
-    >>> from sklearn.datasets import make_classification
-    >>> from sk_otreweight.baselines import MetaWeightNetClassifier
-    >>> X, y = make_classification(weights=[0.9], random_state=0)
-    >>> clf = MetaWeightNetClassifier(random_state=0).fit(X, y)
-    >>> clf.predict_proba(X[:3]).shape
-    (3, 2)
-    """
-
-    short_name = "meta_weight_net"
-    paper = "Shu et al., NeurIPS 2019"
-
-    weight_lr: float = 1e-5
-    weight_optimizer: Any = torch.optim.SGD
-    hidden: int = 100
-    normalize: bool = True
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_real(self.weight_lr, name="weight_lr")
-        check_count(self.hidden, name="hidden")
-        check_choice(self.normalize, name="normalize", choices=(True, False))
-
-    def _begin_chunk(self) -> None:
-        super()._begin_chunk()
-        # So that an error leaves the one that learned from the chunks before.
-        self.weight_net_ = copy.deepcopy(self.weight_net_)
-
-    def _make_components(self, seed: int, is_stream: bool) -> None:
-        if is_stream and hasattr(self, "weight_net_"):
-            return
-        self.weight_net_ = LossWeightNet(
-            self.weight_lr, self.hidden, self.weight_optimizer
-        )
-        self.weight_net_.start_from(torch.zeros(2, 1, device=self.net_.device), seed)
-
-    def _make_step(self, data: Stage2Data) -> Stage2Step:
-        return _WeightNetStep(data, self.per_class, self.weight_net_, self.normalize)
-
-
-class LossWeightNet(NetStrategy):
-    """A net of one hidden layer that maps losses (n, 1) to weights in (0, 1).
-
-    Parameters
-    ----------
-    lr : float, default=1e-5
-    hidden : int, default=100
-    optimizer : Optimizer class, default=torch.optim.SGD
-    """
-
-    def __init__(
-        self,
-        lr: float = 1e-5,
-        hidden: int = 100,
-        optimizer: type[torch.optim.Optimizer] = torch.optim.SGD,
-    ):
-        self.lr = lr
-        self.hidden = hidden
-        self.optimizer = optimizer
-
-    def _build(self, n_features: int) -> nn.Module:
-        return nn.Sequential(
-            nn.Linear(n_features, self.hidden),
-            nn.ReLU(),
-            nn.Linear(self.hidden, 1),
-            nn.Sigmoid(),
-        )
-
-
-class _WeightNetStep(MetaStep):
-    def __init__(
-        self,
-        data: Stage2Data,
-        per_class: int,
-        weight_net: LossWeightNet,
-        normalize: bool,
-    ):
-        super().__init__(data, per_class)
-        self.weight_net, self.normalize = weight_net, normalize
-
-    def batch_weights(self, batch: StepBatch) -> Tensor:
-        losses = batch.losses.detach()
-        shares = self._shares(losses)
-        products = self.products(batch, self.lr * shares.detach())
-        self.weight_net.optimizer_.zero_grad()
-        shares.backward(-self.lr * products)
-        self.weight_net.optimizer_.step()
-        with torch.no_grad():
-            return len(losses) * self._shares(losses)
-
-    def _shares(self, losses: Tensor) -> Tensor:
-        """Return what each row counts in the loss of the batch (n,)."""
-        weights = self.weight_net.scores(losses.to(torch.float32)[:, None])
-        weights = weights.to(losses.dtype)
-        return weights / (weights.sum() if self.normalize else len(weights))
-
-
-@dataclass(eq=False, repr=False, kw_only=True)
 class MetaClassWeightClassifier(MetaClassifier):
     """Class weights with a correction for each row, learned from meta rows.
 
@@ -372,8 +244,7 @@ class MetaClassWeightClassifier(MetaClassifier):
         del self._step
 
     def _assumed_prior(self) -> np.ndarray:
-        weights = effective_number_weights(self._counts(), self.beta).numpy()
-        return weighed_prior(self._class_counts, weights)
+        return effective_prior(self._class_counts, self.beta)
 
 
 class _MetaClassWeightStep(MetaStep):

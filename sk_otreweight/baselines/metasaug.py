@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sk_otreweight._validation import check_beta, check_choice, check_real
-from sk_otreweight.baselines.base import two_stage_epochs, weighed_prior
+from sk_otreweight.baselines.base import (
+    effective_prior,
+    two_stage_epochs,
+)
 from sk_otreweight.baselines.heads import linear_head
 from sk_otreweight.baselines.learned import MetaClassifier, MetaStep
 from sk_otreweight.baselines.meta_gradient import derivative
@@ -177,8 +180,7 @@ class MetaSAugClassifier(MetaClassifier):
         return _MetaSAugStep(data, self, self._counts())
 
     def _assumed_prior(self) -> np.ndarray:
-        weights = effective_number_weights(self._counts(), self.beta).numpy()
-        return weighed_prior(self._class_counts, weights)
+        return effective_prior(self._class_counts, self.beta)
 
 
 class _MetaSAugStep(MetaStep):

@@ -8,7 +8,6 @@ from sk_otreweight.weights.base import Rows, WeightStrategy
 from sk_otreweight.weights.nets import (
     AttentionWeightNet,
     ModuleWeights,
-    NetStrategy,
     WeightNet,
 )
 from sk_otreweight.weights.semirelaxed import SemiRelaxedWeights
@@ -19,7 +18,6 @@ from sk_otreweight.weights.vector import WeightVector
 __all__ = [
     "AttentionWeightNet",
     "ModuleWeights",
-    "NetStrategy",
     "Rows",
     "START_WEIGHTS",
     "SemiRelaxedWeights",

@@ -15,7 +15,7 @@ from sk_otreweight.randomness import seeded
 from sk_otreweight.weights.base import Rows, WeightStrategy
 
 
-class NetStrategy(WeightStrategy):
+class _NetStrategy(WeightStrategy):
     """Weights that a small net reads off the features; subclasses build the net."""
 
     needs = frozenset({"features"})
@@ -94,7 +94,7 @@ class NetStrategy(WeightStrategy):
         self.optimizer_.step()
 
 
-class WeightNet(NetStrategy):
+class WeightNet(_NetStrategy):
     """A net of one hidden layer, ``s = w_att tanh(W z)`` (Eq. 11, Algorithm 2).
 
     Parameters
@@ -126,7 +126,7 @@ class WeightNet(NetStrategy):
         )
 
 
-class AttentionWeightNet(NetStrategy):
+class AttentionWeightNet(_NetStrategy):
     """A self-attention score, ``s_i = <W1 z_i, W2 z_i> / sqrt(d_l)`` (Eq. 13, table 8).
 
     Table 8 lists the whole product of the two encodings, (batch, batch); Eq. 13 reads
@@ -169,7 +169,7 @@ class _AttentionScore(nn.Module):
         return products / self.query.out_features**0.5
 
 
-class ModuleWeights(NetStrategy):
+class ModuleWeights(_NetStrategy):
     """Weights by a net of your own.
 
     Parameters
