@@ -270,6 +270,7 @@ def test_bad_priors(target_prior, message, data):
         ("meta_head", {"per_class": 0}),
         ("l2rw", {"per_class": 0}),
         ("l2rw", {"finetune": "tail"}),
+        ("l2rw", {"meta_batch_size": 0}),
         ("meta_weight_net", {"weight_lr": -1}),
         ("meta_weight_net", {"normalize": "sum"}),
         ("meta_class_weight", {"loss": "hinge"}),

@@ -26,6 +26,7 @@ from sk_otreweight.baselines import (
     MetaWeightNetClassifier,
     example_weights,
     learned,
+    meta_gradient,
     meta_weight_net,
     metasaug,
 )
@@ -62,6 +63,28 @@ class Spy:
             return result
 
         monkeypatch.setattr(step, name, noting)
+
+
+@pytest.mark.parametrize("finetune", ["all", "head"])
+@pytest.mark.parametrize("kind", [L2RWClassifier, MetaSAugClassifier, Hu2019Classifier])
+def test_a_step_looks_at_some_of_many_meta_rows(data, monkeypatch, kind, finetune):
+    X, y, meta = data
+    seen = []
+    own = meta_gradient.MetaGradient.__init__
+
+    def noting(this, step_data, X, labels):
+        seen.append(labels.tolist())
+        own(this, step_data, X, labels)
+
+    monkeypatch.setattr(meta_gradient.MetaGradient, "__init__", noting)
+    net = sgd_net(max_epochs=1)
+    clf = kind(net, finetune=finetune, meta_batch_size=5, max_epochs=1, random_state=0)
+    clf.fit(X, y, meta=meta)
+    assert {len(labels) for labels in seen[1:]} == {5}
+    assert len({tuple(labels) for labels in seen[1:]}) > 1
+    seen.clear()
+    clf.set_params(meta_batch_size=None).fit(X, y, meta=meta)
+    assert {len(labels) for labels in seen} == {12}
 
 
 # L2RW

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sk_otreweight._validation import check_real
 from sk_otreweight.baselines.base import two_stage_epochs
-from sk_otreweight.baselines.learned import MetaClassifier, MetaStep
+from sk_otreweight.baselines.learned import MetaClassifier, MetaRows, MetaStep
 from sk_otreweight.baselines.losses import adjusted_prior
 from sk_otreweight.baselines.sampling import rows_of_classes
 from sk_otreweight.losses import BalancedSoftmaxLoss
@@ -33,7 +33,7 @@ class BALMSClassifier(MetaClassifier):
         See :class:`BaselineClassifier`.
     finetune : {"head", "all"}, default="head"
         As in :class:`MetaClassifier`; the paper's is "head".
-    per_class : int, default=10
+    per_class, meta_batch_size
         See :class:`MetaClassifier`.
     sampler_lr : float, default=0.01
         Step size of Adam for the sampler.
@@ -77,7 +77,7 @@ class BALMSClassifier(MetaClassifier):
 
     def _make_step(self, data: Stage2Data) -> Stage2Step:
         self._sampler = ClassSampler(self._counts(), self.init_power, self.sampler_lr)
-        return _SampledStep(data, self.per_class, self._counts(), self._sampler)
+        return _SampledStep(data, self._meta_rows(), self._counts(), self._sampler)
 
     def _finish(self, data: Stage2Data) -> None:
         self.sampling_rate_ = self._sampler.rates().detach().numpy()
@@ -146,12 +146,12 @@ class _SampledStep(MetaStep):
     def __init__(
         self,
         data: Stage2Data,
-        per_class: int,
+        rows: MetaRows,
         class_counts: np.ndarray,
         sampler: ClassSampler,
     ):
         super().__init__(
-            data, per_class, BalancedSoftmaxLoss(class_counts, reduction="none")
+            data, rows, BalancedSoftmaxLoss(class_counts, reduction="none")
         )
         self.sampler = sampler
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from sk_otreweight._validation import check_choice, check_optimizer, check_real
-from sk_otreweight.baselines.learned import MetaClassifier, MetaStep
+from sk_otreweight.baselines.learned import MetaClassifier, MetaRows, MetaStep
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 
 _FLOOR = 1e-5
@@ -31,8 +31,8 @@ class Hu2019Classifier(MetaClassifier):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`. The optimizer must be SGD, Adam or AdamW.
-    finetune, per_class
-        See :class:`MetaClassifier`.
+    finetune, per_class, meta_batch_size
+        See :class:`MetaClassifier`; here a step looks at all meta rows by default.
     decay : float, default=10.0
         What weights are divided by at each visit, so that they forget; the authors take
         10 for texts and 2 for images. As ``float("inf")`` nothing is remembered.
@@ -55,6 +55,7 @@ class Hu2019Classifier(MetaClassifier):
     paper = "Hu et al., NeurIPS 2019"
     can_stream = False  # what is kept belongs to the rows of one training set
 
+    meta_batch_size: int | None = None
     decay: float = 10.0
     normalize: str = "linear"
     temperature: float = 1.0
@@ -71,7 +72,7 @@ class Hu2019Classifier(MetaClassifier):
 
     def _make_step(self, data: Stage2Data) -> Stage2Step:
         softness = self.temperature if self.normalize == "softmax" else None
-        return _ExampleWeightStep(data, self.per_class, self.decay, softness)
+        return _ExampleWeightStep(data, self._meta_rows(), self.decay, softness)
 
 
 class _ExampleWeightStep(MetaStep):
@@ -80,11 +81,11 @@ class _ExampleWeightStep(MetaStep):
     def __init__(
         self,
         data: Stage2Data,
-        per_class: int,
+        rows: MetaRows,
         decay: float,
         temperature: float | None,
     ):
-        super().__init__(data, per_class)
+        super().__init__(data, rows)
         self.decay, self.temperature = decay, temperature
         self.values = torch.ones(len(data.labels), device=data.labels.device)
 

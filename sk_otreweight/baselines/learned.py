@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from sk_otreweight.baselines.base import (
 from sk_otreweight.baselines.heads import CosineHead, replace_head
 from sk_otreweight.baselines.meta_gradient import MetaGradient
 from sk_otreweight.class_weights import effective_number_weights
+from sk_otreweight.inputs import take
 from sk_otreweight.losses import FocalLoss, LDAMLoss
 from sk_otreweight.meta_rows import loss_inputs, meta_rows
 from sk_otreweight.priors import named_prior
@@ -47,6 +48,9 @@ class MetaClassifier(BaselineClassifier):
     per_class : int, default=10
         Rows of each class that are drawn from the training rows if there are no meta
         rows.
+    meta_batch_size : int or None, default=100
+        Meta rows that a step looks at, drawn anew for each if there are more; None
+        takes all.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"meta"})
@@ -54,6 +58,7 @@ class MetaClassifier(BaselineClassifier):
 
     finetune: str = "all"
     per_class: int = 10
+    meta_batch_size: int | None = 100
 
     @property
     def begins_with(self) -> str | None:
@@ -62,6 +67,11 @@ class MetaClassifier(BaselineClassifier):
 
     def _check_parameters(self) -> None:
         check_count(self.per_class, name="per_class")
+        if self.meta_batch_size is not None:
+            check_count(self.meta_batch_size, name="meta_batch_size")
+
+    def _meta_rows(self) -> MetaRows:
+        return MetaRows(self.per_class, self.meta_batch_size)
 
     def _epochs(self, *, stage_one: bool, is_stream: bool) -> tuple[int, int]:
         first, second = super()._epochs(stage_one=stage_one, is_stream=is_stream)
@@ -73,22 +83,38 @@ class MetaClassifier(BaselineClassifier):
         return named_prior("uniform", self._class_counts)
 
 
+class MetaRows(NamedTuple):
+    """How many meta rows are drawn: of a class, if none were given, and for a step."""
+
+    per_class: int
+    batch_size: int | None
+
+
 class MetaStep(BaselineStep):
-    """A step that knows how the meta loss changes with the weight of a row."""
+    """A step that knows how the meta loss changes with the weight of a row.
+
+    Parameters
+    ----------
+    data : Stage2Data
+    rows : MetaRows
+    loss : nn.Module, default=None
+        Of the training rows; None is the net's own.
+    """
 
     needs_losses = True
 
-    def __init__(self, data: Stage2Data, per_class: int, loss: nn.Module | None = None):
+    def __init__(self, data: Stage2Data, rows: MetaRows, loss: nn.Module | None = None):
         super().__init__(data)
-        self.per_class = per_class
+        self.rows = rows
         self.loss = None if loss is None else loss.to(data.labels.device)
         self.generator = torch.Generator().manual_seed(data.seed)
         self.needs_features = data.is_cached
         self._set_meta()
 
     def _set_meta(self) -> None:
-        X, labels = meta_rows(self.data, self.per_class, self.generator)
-        self.meta = MetaGradient(self.data, loss_inputs(self.data, X), labels)
+        X, labels = meta_rows(self.data, self.rows.per_class, self.generator)
+        self.meta_set = loss_inputs(self.data, X), labels
+        self.meta = MetaGradient(self.data, *self.meta_set)
 
     def begin_epoch(self, batches: Any) -> None:
         """Count the epoch, and draw other meta rows if none were given."""
@@ -96,8 +122,18 @@ class MetaStep(BaselineStep):
         if self.data.meta is None and self.epoch > 0:
             self._set_meta()
 
+    def draw_meta(self) -> None:
+        """Draw the meta rows that the step looks at, if there are more."""
+        X, labels = self.meta_set
+        size = self.rows.batch_size
+        if size is not None and len(labels) > size:
+            drawn = torch.randperm(len(labels), generator=self.generator)[:size]
+            X = take(X, drawn.numpy())
+            self.meta = MetaGradient(self.data, X, labels[drawn.to(labels.device)])
+
     def losses(self, batch: StepBatch) -> Tensor:
         """Return the loss of each row (n,)."""
+        self.draw_meta()
         return self._row_losses(batch, batch.outputs)
 
     def _row_losses(self, batch: StepBatch, outputs: Any) -> Tensor:
@@ -136,7 +172,7 @@ class L2RWClassifier(MetaClassifier):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
-    finetune, per_class
+    finetune, per_class, meta_batch_size
         See :class:`MetaClassifier`.
 
     Examples
@@ -153,7 +189,7 @@ class L2RWClassifier(MetaClassifier):
     paper = "Ren et al., ICML 2018"
 
     def _make_step(self, data: Stage2Data) -> Stage2Step:
-        return _L2RWStep(data, self.per_class)
+        return _L2RWStep(data, self._meta_rows())
 
 
 class _L2RWStep(MetaStep):
@@ -174,7 +210,7 @@ class MetaClassWeightClassifier(MetaClassifier):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
-    finetune, per_class
+    finetune, per_class, meta_batch_size
         See :class:`MetaClassifier`.
     loss : {"cross_entropy", "focal", "ldam"}, default="cross_entropy"
         Loss of the rows in stage 2; "cross_entropy" is the net's own.
@@ -232,7 +268,7 @@ class MetaClassWeightClassifier(MetaClassifier):
     def _make_step(self, data: Stage2Data) -> Stage2Step:
         self._step = _MetaClassWeightStep(
             data,
-            self.per_class,
+            self._meta_rows(),
             STAGE_TWO_LOSSES[self.loss](self._counts()),
             effective_number_weights(self._counts(), self.beta),
             self.eps_lr,
@@ -253,12 +289,12 @@ class _MetaClassWeightStep(MetaStep):
     def __init__(
         self,
         data: Stage2Data,
-        per_class: int,
+        rows: MetaRows,
         loss: nn.Module | None,
         class_weight: Tensor,
         eps_lr: float,
     ):
-        super().__init__(data, per_class, loss)
+        super().__init__(data, rows, loss)
         self.class_weight = class_weight.to(data.labels.device)
         self.eps_lr = eps_lr
         self.squares: list[Tensor] = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sk_otreweight._validation import check_choice, check_count, check_real
-from sk_otreweight.baselines.learned import MetaClassifier, MetaStep
+from sk_otreweight.baselines.learned import MetaClassifier, MetaRows, MetaStep
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 from sk_otreweight.weights import WeightNet
 
@@ -26,7 +26,7 @@ class MetaWeightNetClassifier(MetaClassifier):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
-    finetune, per_class
+    finetune, per_class, meta_batch_size
         See :class:`MetaClassifier`.
     weight_lr : float, default=1e-5
         Step size of the weight net, of the authors' code for imbalance; that for
@@ -81,7 +81,7 @@ class MetaWeightNetClassifier(MetaClassifier):
         self.weight_net_.start_from(torch.zeros(2, 1, device=self.net_.device), seed)
 
     def _make_step(self, data: Stage2Data) -> Stage2Step:
-        return _WeightNetStep(data, self.per_class, self.weight_net_, self.normalize)
+        return _WeightNetStep(data, self._meta_rows(), self.weight_net_, self.normalize)
 
 
 class LossWeightNet(WeightNet):
@@ -106,11 +106,11 @@ class _WeightNetStep(MetaStep):
     def __init__(
         self,
         data: Stage2Data,
-        per_class: int,
+        rows: MetaRows,
         weight_net: LossWeightNet,
         normalize: bool,
     ):
-        super().__init__(data, per_class)
+        super().__init__(data, rows)
         self.weight_net, self.normalize = weight_net, normalize
 
     def batch_weights(self, batch: StepBatch) -> Tensor:

@@ -123,7 +123,7 @@ class MetaSAugClassifier(MetaClassifier):
     ----------
     net, head, max_epochs, lr, target_prior, random_state, verbose
         See :class:`BaselineClassifier`. The net must end in an ``nn.Linear``.
-    finetune, per_class
+    finetune, per_class, meta_batch_size
         See :class:`MetaClassifier`.
     loss : {"cross_entropy", "focal", "ldam"}, default="cross_entropy"
         Of the augmented scores. The margins of "ldam" are subtracted from scores of
@@ -189,7 +189,9 @@ class _MetaSAugStep(MetaStep):
     def __init__(
         self, data: Stage2Data, settings: MetaSAugClassifier, class_counts: np.ndarray
     ):
-        super().__init__(data, settings.per_class, _loss(settings.loss, class_counts))
+        super().__init__(
+            data, settings._meta_rows(), _loss(settings.loss, class_counts)
+        )
         self.needs_features = True
         self.settings = settings
         self.layer = linear_head(data.net, data.head)
@@ -205,6 +207,7 @@ class _MetaSAugStep(MetaStep):
 
     def losses(self, batch: StepBatch) -> Tensor:
         """Return the loss of each row (n,) under the moved covariances."""
+        self.draw_meta()
         covariance = self.covariances.covariance
         if self.settings.covariance_lr and self.covariances.count.any():
             gradient = self._covariance_gradient(batch)
