@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import balanced_accuracy_score, log_loss
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from sk_otreweight._validation import check_compared, check_seeds
@@ -37,7 +38,7 @@ def compare(
     X_test: Any,
     y_test: Any,
     *,
-    meta: tuple[Any, Any] | None = None,
+    meta: Any = None,
     net: Any = None,
     seeds: int | Sequence[int] = 5,
     thresholds: tuple[float, float] = (20, 100),
@@ -59,7 +60,7 @@ def compare(
     X, y : inputs and labels of the training
     X_test, y_test : inputs and labels of the test
         Looked at by nobody but the metrics.
-    meta : tuple (X_meta, y_meta), default=None
+    meta : tuple (X_meta, y_meta) or Dataset, default=None
         For the methods that take meta rows.
     net : skorch net, nn.Module class or instance, or None, default=None
         The net of all methods of this package that have none of their own.
@@ -70,7 +71,8 @@ def compare(
         :func:`many_medium_few_recall`.
     path : path, default=None
         File that keeps what is finished, one line of JSON for each fit: called again
-        with the same arguments, only what is missing is fitted.
+        with the same arguments, only what is missing is fitted. Data sets of torch are
+        told apart by their class and length alone.
     verbose : bool, default=True
         Show a progress bar.
 
@@ -151,7 +153,8 @@ class _Bench:
     def fingerprint(self) -> str:
         """Return a hash of the data and what else a cell depends on."""
         digest = hashlib.blake2b(digest_size=16)
-        for part in (self.X, self.y, self.X_test, self.y_test, *(self.meta or ())):
+        meta = self.meta if isinstance(self.meta, tuple) else (self.meta,)
+        for part in (self.X, self.y, self.X_test, self.y_test, *meta):
             _digest(part, digest)
         digest.update(_without_addresses(repr((self.net, self.groups))).encode())
         return digest.hexdigest()
@@ -342,11 +345,10 @@ def _digest(part: Any, digest: Any) -> None:
             digest.update(repr(key).encode())
             _digest(part[key], digest)
         return
-    try:
-        array = np.ascontiguousarray(part)
-    except Exception:  # no array: a data set is known by its length alone
+    if isinstance(part, Dataset):  # known by its length alone: items may be files
         digest.update(f"{type(part).__name__}{len(part)}".encode())
         return
+    array = np.ascontiguousarray(part)
     digest.update(f"{array.dtype}{array.shape}".encode())
     digest.update(
         repr(array.tolist()).encode() if array.dtype == object else array.data

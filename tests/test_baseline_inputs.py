@@ -307,8 +307,9 @@ def test_compared_on_a_dict_and_with_names_as_labels(data, tmp_path):
 
 
 def test_compared_on_a_data_set(data, tmp_path):
-    X, y, _ = data
+    X, y, meta = data
     items = Items(X, y)
     given = {"seeds": 1, "path": tmp_path / "fits", "verbose": False}
-    table = compare(["ce"], items, y, items, y, net=nn.Linear(4, 3), **given)
+    given |= {"net": nn.Linear(4, 3), "meta": Items(X[meta], y[meta])}
+    table = compare(["ce", "ce_meta"], items, y, items, y, **given)
     assert table["error", ""].isna().all()

@@ -198,6 +198,11 @@ def test_nets_of_their_own_are_kept(data):
     assert table["balanced_accuracy", "mean"].nunique() > 1
 
 
+def test_a_bar_shows_the_progress(data, capsys):
+    run(["ce", "focal"], data, verbose=True)
+    assert "2/2" in capsys.readouterr().err
+
+
 def test_nothing_that_was_given_is_changed(data):
     clf = quick()
     run([clf], data)

@@ -150,7 +150,7 @@ TABLE = {
     "metrics": ({"_validation"}, {"numpy", "sklearn"}),
     "comparison": (
         {"base", "baselines", "metrics", "_validation"},
-        {"numpy", "sklearn", "pandas", "tqdm"},
+        {"numpy", "torch", "sklearn", "pandas", "tqdm"},
     ),
     "audit": ({"costs", "meta_sets", "_validation"}, SHELL | {"pandas"}),
     "datasets": (set(), {"numpy", "sklearn"}),

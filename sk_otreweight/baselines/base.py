@@ -187,7 +187,7 @@ class BaselineClassifier(BaseReweightedClassifier):
         return "features" in self.needs
 
     def _check_meta(self, meta: MetaData | None, counts: np.ndarray) -> None:
-        if "meta" in self.needs and meta is None:
+        if self.needs_meta and meta is None:
             check_drawable(counts, self.classes_)
 
     def _epochs(self, *, stage_one: bool, is_stream: bool) -> tuple[int, int]:

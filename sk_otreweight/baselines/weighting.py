@@ -62,6 +62,7 @@ class CrossEntropyWithMetaClassifier(BaselineClassifier):
 
     short_name = "ce_meta"
     paper = "control"
+    needs = frozenset({"meta"})
 
     def _training_rows(self, rows: TrainingRows) -> TrainingRows:
         return with_meta_rows(rows)
