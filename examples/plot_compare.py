@@ -64,7 +64,8 @@ print(f"methods that failed: {len(failed)}")
 figure, axes = plt.subplots(figsize=(7, 8), layout="constrained")
 places = np.arange(len(table))
 accuracy = table["balanced_accuracy"]
-axes.barh(places, accuracy["mean"], xerr=accuracy["std"], color="tab:blue", alpha=0.6)
+colors = ["tab:orange" if name.startswith("OT") else "tab:blue" for name in table.index]
+axes.barh(places, accuracy["mean"], xerr=accuracy["std"], color=colors, alpha=0.6)
 axes.plot(table["few", "mean"], places, "o", color="tab:red", label="rarest third")
 axes.set_yticks(places, table.index)
 axes.set(xlabel="balanced accuracy (bars) and recall (dots), two seeds", xlim=(0.4, 1))

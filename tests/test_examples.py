@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sk_otreweight import BASELINES
+
 ROOT = Path(__file__).parent.parent
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
@@ -65,3 +67,12 @@ def test_fashion_error_falls_by_a_fifth():
     text = run("examples/plot_fashion.py", "--imbalance-factor", "200")
     (reduction,) = numbers("relative reduction", text)
     assert reduction >= 20
+
+
+@pytest.mark.slow
+def test_all_methods_are_compared():
+    text = run("examples/plot_compare.py")
+    assert "methods that failed: 0" in text
+    for name in (*BASELINES, "OTReweightedClassifier"):
+        accuracy, *_ = numbers(f"{name} ", text)
+        assert 0.5 < accuracy < 1
