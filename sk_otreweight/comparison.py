@@ -56,7 +56,7 @@ def compare(
     ----------
     estimators : list of str or classifier, or mapping of names to these
         Names of :data:`BASELINES`, or classifiers: those of this package, or any of
-        scikit-learn's kind, which are fitted without the meta rows.
+        scikit-learn's kind. Those whose `fit` takes ``meta`` are given the meta rows.
     X, y : inputs and labels of the training
     X_test, y_test : inputs and labels of the test
         Looked at by nobody but the metrics.

@@ -10,12 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sk_otreweight._validation import check_beta, check_choice, check_real
-from sk_otreweight.baselines.base import (
-    effective_prior,
-    two_stage_epochs,
-)
+from sk_otreweight.baselines.base import effective_prior, two_stage_epochs
 from sk_otreweight.baselines.heads import linear_head
-from sk_otreweight.baselines.learned import MetaClassifier, MetaStep
+from sk_otreweight.baselines.learned import STAGE_TWO_LOSSES, MetaClassifier, MetaStep
 from sk_otreweight.baselines.meta_gradient import derivative
 from sk_otreweight.class_weights import effective_number_weights
 from sk_otreweight.extraction import original
@@ -28,7 +25,6 @@ from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 _MOST_ENTRIES = 10**7
 # Entries of the products of single rows that are added up at a time.
 _MOST_TOGETHER = 2**22
-LOSSES = ("cross_entropy", "focal", "ldam")
 
 
 def augmented_scores(
@@ -154,6 +150,7 @@ class MetaSAugClassifier(MetaClassifier):
     needs = frozenset({"counts", "meta", "features"})
     stages = "2"
     begins_with = "net"
+    can_stream = False  # the covariances are those of one training set
 
     loss: str = "cross_entropy"
     covariance: str = "auto"
@@ -163,7 +160,7 @@ class MetaSAugClassifier(MetaClassifier):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        check_choice(self.loss, name="loss", choices=LOSSES)
+        check_choice(self.loss, name="loss", choices=tuple(STAGE_TWO_LOSSES))
         choices = ("auto", "full", "diag")
         check_choice(self.covariance, name="covariance", choices=choices)
         check_real(self.strength, name="strength")

@@ -5,11 +5,7 @@ gradient of the transport cost with respect to the batch's probabilities.
 """
 
 from sk_otreweight.weights.base import Rows, WeightStrategy
-from sk_otreweight.weights.nets import (
-    AttentionWeightNet,
-    ModuleWeights,
-    WeightNet,
-)
+from sk_otreweight.weights.nets import AttentionWeightNet, ModuleWeights, WeightNet
 from sk_otreweight.weights.semirelaxed import SemiRelaxedWeights
 from sk_otreweight.weights.start import START_WEIGHTS, class_start_weights
 from sk_otreweight.weights.strategies import WEIGHTS, resolve_weights
