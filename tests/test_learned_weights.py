@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from classifier_helpers import assert_same_state, state
-from nets_for_tests import NormDropoutMLP, SmallMLP, small_net
+from nets_for_tests import SmallMLP, small_net
 from oracles import assert_same
 from sklearn.datasets import make_blobs
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sk_otreweight import load
 from sk_otreweight.baselines import (
@@ -28,11 +28,10 @@ from sk_otreweight.baselines import (
     learned,
     meta_gradient,
     meta_weight_net,
-    metasaug,
 )
 from sk_otreweight.baselines.balms import ClassSampler
-from sk_otreweight.baselines.metasaug import ClassCovariances, augmented_scores
 from sk_otreweight.class_weights import effective_number_weights
+from sk_otreweight.stage2 import StepBatch
 
 SIZES = {"module__n_features": 4, "module__n_classes": 3}
 
@@ -310,7 +309,11 @@ def test_steps_of_single_rows_are_the_optimizers(data, name, monkeypatch):
     losses = F.cross_entropy(net.module_(X), labels, reduction="none")
     parameters = list(net.module_.parameters())
     assert 11 * sum(p.numel() for p in parameters) > 1000
-    steps = example_weights._RowSteps(losses, parameters, net)
+    data = SimpleNamespace(net=net, head=None, is_cached=False)
+    meta = meta_gradient.NetGradient(data, X, labels)
+    batch = StepBatch(X, None, labels, None, None, lambda outputs: None, losses)
+    gradients = meta.row_gradients(batch, batch.own_losses)
+    steps = example_weights._RowSteps(gradients, 11, parameters, net)
     found = [row for _, parts in steps for row in zip(*parts, strict=True)]
     for own, expected in zip(found, row_steps_by_hand(net, X, labels), strict=True):
         for one, other in zip(own, expected, strict=True):
@@ -386,208 +389,54 @@ def test_optimizers_that_cannot_be_followed(data):
         clf.fit(X, y, meta=meta)
 
 
-# MetaSAug
-
-
-def random_case(seed: int = 0, diagonal: bool = False):
-    generator = torch.Generator().manual_seed(seed)
-    W = torch.randn(4, 3, generator=generator).double()
-    root = torch.randn(4, 3, 3, generator=generator).double() / 2
-    S = root @ root.transpose(1, 2)
-    h = torch.randn(6, 3, generator=generator).double()
-    return W, S.diagonal(dim1=1, dim2=2) if diagonal else S, h, torch.arange(6) % 4
-
-
-@pytest.mark.parametrize("diagonal", [False, True])
-def test_augmented_scores_by_definition(diagonal):
-    W, S, h, labels = random_case(diagonal=diagonal)
-    z = augmented_scores(h @ W.T, labels, W, S, 0.7)
-    full = torch.diag_embed(S) if diagonal else S
-    for i, y in enumerate(labels):
-        for j in range(4):
-            d = W[j] - W[y]
-            expected = h[i] @ W[j] + 0.35 * d @ full[y] @ d
-            assert float(z[i, j]) == pytest.approx(float(expected))
-    own = labels[:, None]
-    assert_same(z.gather(1, own), (h @ W.T).gather(1, own), atol=1e-12)
-
-
-@pytest.mark.parametrize("what", ["strength", "covariance"])
-def test_no_augmentation(what):
-    W, S, h, labels = random_case()
-    strength, S = (0.0, S) if what == "strength" else (0.7, 0 * S)
-    z = augmented_scores(h @ W.T, labels, W, S, strength)
-    assert_same(z, h @ W.T, atol=1e-12)
-
-
-def test_the_bound_is_one():
-    W, S, h, labels = random_case()
-    bound = F.cross_entropy(
-        augmented_scores(h @ W.T, labels, W, S, 0.75), labels, reduction="none"
-    )
-    rng = np.random.default_rng(0)
-    for i, y in enumerate(labels):
-        noise = rng.multivariate_normal(np.zeros(3), 0.75 * S[y].numpy(), 50_000)
-        scores = (h[i] + torch.from_numpy(noise)) @ W.T
-        mean = F.cross_entropy(scores, y.expand(len(scores)))
-        plain = F.cross_entropy(h[i] @ W.T, y)
-        assert float(plain) < float(mean) <= float(bound[i]) + 1e-2
-
-
-@pytest.mark.parametrize("together", [1, 2**22])
-@pytest.mark.parametrize("diagonal", [False, True])
-def test_running_covariances_are_those_of_all_rows(diagonal, together, monkeypatch):
-    monkeypatch.setattr(metasaug, "_MOST_TOGETHER", together)
-    generator = torch.Generator().manual_seed(0)
-    points = 2 + 3 * torch.randn(60, 3, generator=generator).double()
-    labels = torch.arange(60) % 2
-    running = ClassCovariances(3, 3, diagonal, points)
-    for rows in torch.arange(60).split(7):
-        running.update(points[rows], labels[rows])
-    for k in (0, 1):
-        expected = torch.from_numpy(np.cov(points[labels == k].T.numpy(), bias=True))
-        expected = expected.diagonal() if diagonal else expected
-        assert_same(running.covariance[k], expected, atol=1e-9)
-    assert not running.covariance[2].any()
-
-
-def test_without_augmentation_it_is_class_balanced_training(data):
-    X, y, meta = data
-    params = {"max_epochs": 2, "random_state": 0}
-    clf = MetaSAugClassifier(sgd_net(), strength=0.0, **params).fit(X, y, meta=meta)
-    other = MetaSAugClassifier(
-        sgd_net(), strength=0.0, covariance_lr=0.0, covariance="diag", **params
-    ).fit(X, y, meta=meta)
-    np.testing.assert_allclose(clf.predict_proba(X), other.predict_proba(X), atol=1e-6)
-
-
-def covariance_slope(step, batch, direction: Tensor) -> float:
-    """Return how the meta loss changes with the covariances, by differences.
-
-    Through the whole virtual step, in double precision.
-    """
-    own = step.data.net.module_
-    module = type(own)(4, 3)
-    module.load_state_dict(own.state_dict())
-    module.double().body.requires_grad_(not step.data.is_cached)
-    weights = step.class_weight[batch.labels].double()
-    X, X_meta = batch.X.double(), step.meta.X.double()
-    trained = {k: p for k, p in module.named_parameters() if p.requires_grad}
-    strength = step.settings.strength * (step.epoch + 1) / step.data.epochs
-
-    def meta_loss(S: Tensor) -> float:
-        head = module.head
-        features = X if step.data.is_cached else module.body(X)
-        z = augmented_scores(head(features), batch.labels, head.weight, S, strength)
-        losses = F.cross_entropy(z, batch.labels, reduction="none")
-        loss = (weights * losses).sum() / weights.sum()
-        grads = torch.autograd.grad(loss, list(trained.values()))
-        pairs = zip(trained.items(), grads, strict=True)
-        moved = {k: p - step.lr * g for (k, p), g in pairs}
-        if step.data.is_cached:
-            moved = {k.removeprefix("head."): p for k, p in moved.items()}
-            scores = functional_call(head, moved, X_meta)
-        else:
-            scores = functional_call(copy.deepcopy(module), moved, X_meta)
-        return float(F.cross_entropy(scores, step.meta.labels).detach())
-
-    S, eps = step.covariances.covariance.double(), 1e-4
-    ends = [meta_loss(S + sign * eps * direction) for sign in (1, -1)]
-    return (ends[0] - ends[1]) / 2 / eps
-
-
-@pytest.mark.parametrize("module", [SmallMLP, NormDropoutMLP])
-@pytest.mark.parametrize("finetune", ["all", "head"])
-@pytest.mark.parametrize("covariance", ["full", "diag"])
-def test_gradient_of_the_covariances_by_differences(
-    data, monkeypatch, module, finetune, covariance
-):
-    X, y, meta = data
-    checked = []
-    own = metasaug._MetaSAugStep._covariance_gradient
-
-    def checking(step, batch):
-        gradient = own(step, batch)
-        if step.covariances.count.min() > 0 and len(checked) < 2:
-            generator = torch.Generator().manual_seed(0)
-            direction = torch.randn(gradient.shape, generator=generator).double()
-            parts = gradient.double() * direction
-            slope = covariance_slope(step, batch, direction)
-            gap = abs(float(parts.sum()) - slope)
-            assert gap < 2e-3 * float(parts.abs().sum()) + 1e-9
-            checked.append(step)
-        return gradient
-
-    monkeypatch.setattr(metasaug._MetaSAugStep, "_covariance_gradient", checking)
-    monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)  # draws would differ
-    net = sgd_net(module, lr=0.5, max_epochs=2)
-    MetaSAugClassifier(
-        net, finetune=finetune, covariance=covariance, max_epochs=2, random_state=0
-    ).fit(X, y, meta=meta)
-    assert checked
-
-
-def test_many_covariances_are_variances(data, monkeypatch):
-    X, y, meta = data
-    monkeypatch.setattr(metasaug, "_MOST_ENTRIES", 100)
-    params = {"max_epochs": 2, "random_state": 0}
-    auto = MetaSAugClassifier(sgd_net(), **params).fit(X, y, meta=meta)
-    diag = MetaSAugClassifier(sgd_net(), covariance="diag", **params)
-    diag.fit(X, y, meta=meta)
-    np.testing.assert_array_equal(auto.predict_proba(X), diag.predict_proba(X))
-
-
 # BALMS
 
 
 def test_the_sampler_begins_as_it_is_told():
     counts = np.array([100, 20, 5])
     rows = ClassSampler(counts, 0.0, 0.01)
-    assert_same(rows.rates().detach(), torch.full((3,), 0.5).double(), atol=1e-12)
+    assert_same(rows.rates(), torch.full((3,), 0.5).double(), atol=1e-12)
     shares = torch.from_numpy(counts / counts.sum())
     assert_same(rows.log_shares().exp(), shares, atol=1e-12)
     classes = ClassSampler(counts, 1.0, 0.01)
     assert_same(classes.log_shares().exp(), torch.full((3,), 1 / 3).double(), atol=1e-5)
-    rates = classes.rates().detach()
+    rates = classes.rates()
     assert (rates.min() + rates.max()).item() == pytest.approx(1, abs=1e-5)
-
-
-def test_weights_of_draws_are_one():
-    sampler = ClassSampler(np.array([100, 20, 5]), 0.3, 0.01)
-    weights = sampler.weights(
-        torch.tensor([0, 1, 2, 2]), torch.Generator().manual_seed(0)
-    )
-    assert_same(weights, torch.ones(4).double(), atol=1e-12)
-    assert weights.requires_grad
 
 
 def test_noise_given_the_winner_follows_the_law_of_draws():
     """Classes drawn first and noise given them, or noise first: the same softmax."""
     sampler = ClassSampler(np.array([50, 30, 20]), 0.0, 0.01)
     generator = torch.Generator().manual_seed(0)
-    n, log_shares = 100_000, sampler.log_shares().detach()
+    n, log_shares = 100_000, sampler.log_shares()
     gumbel = -(-torch.rand(n, 3, generator=generator).double().log()).log()
     perturbed = log_shares + gumbel
     drawn_first = perturbed.softmax(1).gather(1, perturbed.argmax(1, keepdim=True))
-    soft = []
-    own = Tensor.gather
-
-    def noting(tensor, *args):
-        result = own(tensor, *args)
-        soft.append(result)
-        return result
-
     classes = log_shares.exp().multinomial(n, replacement=True, generator=generator)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tensor, "gather", noting)
-        sampler.weights(classes, generator)
-    given_winner = soft[-1].detach()[:, 0]
+    shares = sampler.shares(classes, generator)
+    assert (shares.argmax(1) == classes).all()
+    given_winner = shares.gather(1, classes[:, None])
     quantiles = torch.linspace(0.05, 0.95, 10).double()
     assert_same(
-        given_winner.quantile(quantiles),
+        given_winner[:, 0].quantile(quantiles),
         drawn_first[:, 0].quantile(quantiles),
         atol=1e-2,
     )
+
+
+def test_the_gradient_of_a_draw_is_that_of_its_share():
+    """As autograd has it for the share of the own class under the same noise."""
+    sampler = ClassSampler(np.array([100, 20, 5]), 0.3, 0.01)
+    labels = torch.tensor([0, 1, 2, 2])
+    grad = torch.tensor([1.0, -2.0, 0.5, 3.0]).double()
+    shares = sampler.shares(labels, torch.Generator().manual_seed(0))
+    noise = shares.log() - sampler.log_shares()
+    scores = sampler.scores.clone().requires_grad_()
+    log_shares = (sampler.log_counts + scores.sigmoid().log()).log_softmax(0)
+    own = (log_shares + noise).softmax(1).gather(1, labels[:, None])[:, 0]
+    (expected,) = torch.autograd.grad((grad * own).sum(), scores)
+    sampler.step(shares, labels, grad)
+    assert_same(sampler.scores.grad, expected, atol=1e-12)
 
 
 def test_the_sampler_moves_towards_what_helps():
@@ -596,9 +445,9 @@ def test_the_sampler_moves_towards_what_helps():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 2
     products = torch.where(labels == 1, 1.0, -1.0).double()
-    before = sampler.rates().detach().clone()
-    sampler.step(sampler.weights(labels, generator), -products)
-    after = sampler.rates().detach()
+    before = sampler.rates().clone()
+    sampler.step(sampler.shares(labels, generator), labels, -products)
+    after = sampler.rates()
     assert after[1] > before[1]
     assert after[0] < before[0]
 

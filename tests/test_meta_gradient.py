@@ -13,7 +13,11 @@ from skorch import NeuralNetClassifier
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sk_otreweight.baselines.meta_gradient import MetaGradient
+from sk_otreweight.baselines.meta_gradient import (
+    HeadGradient,
+    MetaGradient,
+    meta_gradient,
+)
 from sk_otreweight.features import Head
 from sk_otreweight.stage2 import StepBatch
 
@@ -59,8 +63,8 @@ def batch_of(net, X: Tensor, labels: Tensor, *, cached: bool = False) -> StepBat
     return StepBatch(X, features, labels, None, outputs, losses, losses(outputs))
 
 
-def data_of(net, *, cached: bool = False) -> SimpleNamespace:
-    head = Head("head", None, "logits", (K,))
+def data_of(net, *, cached=False, activation="logits") -> SimpleNamespace:
+    head = Head("head", None, activation, (K,))
     return SimpleNamespace(net=net, head=head, is_cached=cached)
 
 
@@ -98,7 +102,7 @@ def test_products_are_those_of_finite_differences(net, has_step):
     before = copy.deepcopy(net.module_.state_dict())
     batch = batch_of(net, X, labels)
     after_pass = copy.deepcopy(net.module_.state_dict())
-    meta = MetaGradient(data_of(net), X_meta, y_meta)
+    meta = meta_gradient(data_of(net), X_meta, y_meta)
     products = meta.products(batch, batch.own_losses, given)
     assert_same(products, expected, atol=1e-7)
     for name, value in net.module_.state_dict().items():
@@ -107,22 +111,69 @@ def test_products_are_those_of_finite_differences(net, has_step):
             assert_same(value.double(), before[name].double(), atol=0)
 
 
+class HeadNet(nn.Sequential):
+    """A linear layer, and perhaps a softmax."""
+
+    def __init__(self, activation: str, has_bias: bool):
+        super().__init__()
+        self.add_module("head", nn.Linear(D, K, bias=has_bias).double())
+        if activation == "softmax":
+            self.add_module("activation", nn.Softmax(1))
+
+
+def both_forms(activation: str, has_bias: bool) -> list[tuple[MetaGradient, StepBatch]]:
+    """Return the closed form of a head and that of a net, and their batches."""
+    torch.manual_seed(0)
+    criterion = nn.NLLLoss if activation == "softmax" else nn.CrossEntropyLoss
+    module = HeadNet(activation, has_bias)
+    net = NeuralNetClassifier(module, criterion=criterion).initialize()
+    net.criterion_.reduction = "none"
+    (X, labels), (X_meta, y_meta) = rows(N, D, 0), rows(M, D, 1)
+    forms = []
+    for cached in (True, False):
+
+        def losses(outputs: Tensor) -> Tensor:
+            return net.get_loss(outputs, labels)
+
+        outputs = net.infer(X)
+        features = X if cached else None
+        batch = StepBatch(X, features, labels, None, outputs, losses, losses(outputs))
+        data = data_of(net, cached=cached, activation=activation)
+        meta = meta_gradient(data, X_meta, y_meta)
+        assert isinstance(meta, HeadGradient) == cached
+        forms.append((meta, batch))
+    return forms
+
+
 @pytest.mark.parametrize("has_step", [False, True])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_the_closed_form_of_the_head_is_that_of_the_net(has_step, has_bias):
-    torch.manual_seed(0)
-    module = nn.Sequential()
-    module.add_module("head", nn.Linear(D, K, bias=has_bias).double())
-    net = NeuralNetClassifier(module, criterion=nn.CrossEntropyLoss).initialize()
-    (X, labels), (X_meta, y_meta) = rows(N, D, 0), rows(M, D, 1)
+@pytest.mark.parametrize("activation", ["logits", "softmax"])
+def test_the_closed_form_of_the_head_is_that_of_the_net(activation, has_bias, has_step):
     steps = torch.linspace(0.1, 1, N, dtype=torch.float64) if has_step else None
-    products = []
-    for cached in (True, False):
-        batch = batch_of(net, X, labels, cached=cached)
-        meta = MetaGradient(data_of(net, cached=cached), X_meta, y_meta)
-        assert (meta.layer is not None) == cached
-        products.append(meta.products(batch, batch.own_losses, steps))
-    assert_same(products[0], products[1], atol=1e-12)
+    closed, full = (
+        meta.products(batch, batch.own_losses, steps)
+        for meta, batch in both_forms(activation, has_bias)
+    )
+    assert_same(closed, full, atol=1e-12)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("activation", ["logits", "softmax"])
+def test_gradients_of_rows_in_both_forms(activation, has_bias):
+    closed, full = (
+        meta.row_gradients(batch, batch.own_losses)(slice(2, 5))
+        for meta, batch in both_forms(activation, has_bias)
+    )
+    assert len(closed) == 1 + has_bias
+    for one, other in zip(closed, full, strict=True):
+        assert_same(one, other, atol=1e-12)
+
+
+def test_a_head_that_is_not_trained_as_a_whole_has_no_closed_form():
+    net = NeuralNetClassifier(HeadNet("logits", True), criterion=nn.CrossEntropyLoss)
+    net.initialize().module_.head.bias.requires_grad_(False)
+    meta = meta_gradient(data_of(net, cached=True), *rows(M, D, 1))
+    assert list(meta.parameters()) == ["module.head.weight"]
 
 
 def test_the_closed_form_by_hand():
@@ -136,7 +187,7 @@ def test_the_closed_form_by_hand():
     meta_errors = module.head(X_meta).softmax(1) - F.one_hot(y_meta, K)
     expected = ((errors @ meta_errors.T) * (X @ X_meta.T + 1)).mean(1)
     batch = batch_of(net, X, labels, cached=True)
-    meta = MetaGradient(data_of(net, cached=True), X_meta, y_meta)
+    meta = meta_gradient(data_of(net, cached=True), X_meta, y_meta)
     products = meta.products(batch, batch.own_losses)
     assert_same(products, expected.detach(), atol=1e-12)
 
@@ -148,7 +199,7 @@ def test_the_meta_gradient_is_taken_after_the_step():
     net.initialize()
     (X, labels), (X_meta, y_meta) = rows(N, 3, 0), rows(M, 3, 1)
     batch = batch_of(net, X, labels)
-    meta = MetaGradient(data_of(net), X_meta, y_meta)
+    meta = meta_gradient(data_of(net), X_meta, y_meta)
     before = meta.products(batch, batch.own_losses)
     after = meta.products(batch, batch.own_losses, torch.ones(N).double())
     assert (before - after).abs().max() > 1e-2
@@ -158,7 +209,7 @@ def test_parameters_that_are_not_trained_play_no_part(net):
     net.module_.body.requires_grad_(False)
     (X, labels), (X_meta, y_meta) = rows(N, 3, 0), rows(M, 3, 1)
     batch = batch_of(net, X, labels)
-    products = MetaGradient(data_of(net), X_meta, y_meta).products(
+    products = meta_gradient(data_of(net), X_meta, y_meta).products(
         batch, batch.own_losses
     )
     H, H_meta = (

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from _common import synchronize
 from defaults import fashion_net
-from sklearn.datasets import make_classification
+from sklearn.datasets import load_digits, make_classification
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback
 from skorch.dataset import unpack_data
@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, normalize, pad, relu
 
 from sk_otreweight import load_fashion_mnist, make_long_tailed, semirelaxed_weights
 from sk_otreweight.loaders import RowLoader
-from sk_otreweight.nets import MLP
+from sk_otreweight.nets import MLP, build_net
 
 
 class ResNet32(nn.Module):
@@ -238,6 +238,14 @@ def fashion() -> tuple[np.ndarray, np.ndarray, str]:
         source = "random images, as Fashion-MNIST is not installed"
         return *random_images((1, 28, 28), 3000), source
     return data.X_train, data.y_train, "Fashion-MNIST"
+
+
+def digits_setting(device: str) -> Setting:
+    """Return the default net on scikit-learn's digits with imbalance factor 50."""
+    X, y = load_digits(return_X_y=True)
+    train, meta = long_tail((X / 16).astype(np.float32), y, 450, 50, device)
+    net, _ = build_net(None, sizes={"n_features": X.shape[1], "n_classes": 10})
+    return Setting("default net", "digits", fit_once(net, train, device), train, meta)
 
 
 def mlp_setting(device: str, n: int = 10_000) -> Setting:

@@ -80,7 +80,7 @@ class BALMSClassifier(MetaClassifier):
         return _SampledStep(data, self._meta_rows(), self._counts(), self._sampler)
 
     def _finish(self, data: Stage2Data) -> None:
-        self.sampling_rate_ = self._sampler.rates().detach().numpy()
+        self.sampling_rate_ = self._sampler.rates().numpy()
         del self._sampler
 
     def _assumed_prior(self) -> np.ndarray:
@@ -101,40 +101,43 @@ class ClassSampler:
         self.log_counts = torch.from_numpy(class_counts).double().log()
         rates = (-init_power * self.log_counts).exp()
         rates = rates / (rates.min() + rates.max())
-        self.scores = torch.logit(rates, eps=1e-6).requires_grad_()
+        self.scores = torch.logit(rates, eps=1e-6)
         self.optimizer = torch.optim.Adam([self.scores], lr=lr)
 
     def rates(self) -> Tensor:
         """Return the rates rho (K,), in (0, 1)."""
-        return self.scores.sigmoid()
+        return self.scores.detach().sigmoid()
 
     def log_shares(self) -> Tensor:
         """Return the log-probabilities (K,) that a row of a class is drawn."""
         return (self.log_counts + self.rates().log()).log_softmax(0)
 
-    def weights(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Return ones (n,) for rows of these classes, with the gradient of a draw.
+    def shares(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return what a softmax makes of the noise with which rows were drawn (n, K).
 
-        That of straight-through Gumbel samples: given the class that won, the noise of
-        a draw follows a known law, and is drawn from it.
+        A row of a class is drawn if that wins when Gumbel noise is added to the
+        log-probabilities. Given the class that won, the noise follows a known law, and
+        is drawn from it.
         """
         log_shares = self.log_shares()
-        noise = torch.rand(len(labels), len(log_shares), generator=generator).double()
+        noise = torch.rand(
+            len(labels), len(log_shares), generator=generator, dtype=torch.float64
+        )
         noise = -(-noise.clamp(1e-12, 1 - 1e-12).log()).log()
-        with torch.no_grad():
-            # The largest of all is a Gumbel variable itself; the others lie below it.
-            top = noise.gather(1, labels[:, None])
-            others = log_shares + noise
-            below = -torch.logaddexp(-others, -top)
-            perturbed = below.scatter(1, labels[:, None], top)
-            noise = perturbed - log_shares
-        soft = (log_shares + noise).softmax(1).gather(1, labels[:, None])[:, 0]
-        return 1 + soft - soft.detach()
+        # The largest of all is a Gumbel variable itself; the others lie below it.
+        top = noise.gather(1, labels[:, None])
+        below = -torch.logaddexp(-log_shares - noise, -top)
+        return below.scatter(1, labels[:, None], top).softmax(1)
 
-    def step(self, weights: Tensor, grad: Tensor) -> None:
-        """Move the rates against a gradient with respect to the weights (n,)."""
-        self.optimizer.zero_grad()
-        weights.backward(grad)
+    def step(self, shares: Tensor, labels: Tensor, grad: Tensor) -> None:
+        """Move the rates against a gradient with respect to the rows' weights (n,).
+
+        That of a straight-through draw: a weight is 1, and changes as the share of its
+        row's class does.
+        """
+        parts = grad[:, None] * shares.gather(1, labels[:, None])
+        slope = -(parts * shares).sum(0).index_add(0, labels, -parts[:, 0])
+        self.scores.grad = slope * (1 - self.rates())
         self.optimizer.step()
 
 
@@ -157,7 +160,7 @@ class _SampledStep(MetaStep):
 
     def draw_rows(self, labels: Tensor) -> Tensor:
         """Return as many rows as there are, by the sampler's rates."""
-        shares = self.sampler.log_shares().detach().exp()
+        shares = self.sampler.log_shares().exp()
         shares = shares * (labels.cpu().bincount(minlength=len(shares)) > 0)
         n = len(labels)
         classes = shares.multinomial(n, replacement=True, generator=self.generator)
@@ -168,6 +171,7 @@ class _SampledStep(MetaStep):
         n = len(batch.labels)
         steps = torch.full_like(batch.losses, self.lr / n).detach()
         products: Any = self.products(batch, steps)
-        weights = self.sampler.weights(batch.labels.cpu(), self.generator)
-        self.sampler.step(weights, (-self.lr / n * products).cpu().double())
+        labels = batch.labels.cpu()
+        shares = self.sampler.shares(labels, self.generator)
+        self.sampler.step(shares, labels, (-self.lr / n * products).cpu().double())
         return torch.ones_like(batch.losses)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from skorch import NeuralNet
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -104,14 +105,16 @@ class _ExampleWeightStep(MetaStep):
 
     def meta_gradients(self, batch: StepBatch, values: Tensor) -> Tensor:
         """Return how the meta loss changes with the raw weights (n,)."""
-        run = self.meta.run()
-        parameters = run.trained()
+        parameters = self.meta.parameters()
+        gradients = self.meta.row_gradients(batch, self.row_losses(batch))
+        steps = _RowSteps(
+            gradients, len(values), list(parameters.values()), self.data.net
+        )
         moved = {name: p.detach().clone() for name, p in parameters.items()}
-        steps = _RowSteps(batch.losses, list(parameters.values()), self.data.net)
         for rows, parts in steps:
             for value, part in zip(moved.values(), parts, strict=True):
                 value += torch.tensordot(values[rows], part, dims=1)
-        direction = self.meta.direction(run, moved)
+        direction = self.meta.direction(moved)
         grads = torch.zeros_like(values)
         for rows, parts in steps:
             for name, part in zip(parameters, parts, strict=True):
@@ -125,17 +128,25 @@ class _RowSteps:
 
     Parameters
     ----------
-    losses : Tensor of shape (n,)
+    gradients : callable
+        ``gradients(rows)`` returns those of some rows, (n_rows, ...) of each parameter.
+    n_rows : int
     parameters : list of Tensor
     net : skorch.NeuralNet
     """
 
-    def __init__(self, losses: Tensor, parameters: list[Tensor], net: object):
-        self.losses, self.parameters = losses, parameters
-        self.optimizer = net.optimizer_
+    def __init__(
+        self,
+        gradients: Callable[[slice], list[Tensor]],
+        n_rows: int,
+        parameters: list[Tensor],
+        net: NeuralNet,
+    ):
+        self.gradients, self.n_rows = gradients, n_rows
+        self.parameters, self.optimizer = parameters, net.optimizer_
         n_parameters = sum(p.numel() for p in parameters)
         self.n_together = max(1, _MOST_TOGETHER // n_parameters)
-        n_numbers = len(losses) * n_parameters
+        n_numbers = n_rows * n_parameters
         self.kept = list(self._computed()) if n_numbers <= _MOST_KEPT else None
 
     def __iter__(self) -> Iterator[tuple[slice, list[Tensor]]]:
@@ -143,22 +154,11 @@ class _RowSteps:
         return iter(self.kept) if self.kept is not None else self._computed()
 
     def _computed(self) -> Iterator[tuple[slice, list[Tensor]]]:
-        n = len(self.losses)
-        units = torch.eye(n, dtype=self.losses.dtype, device=self.losses.device)
-        for start in range(0, n, self.n_together):
-            rows = slice(start, min(start + self.n_together, n))
-            grads = torch.autograd.grad(
-                self.losses,
-                self.parameters,
-                grad_outputs=units[rows],
-                is_grads_batched=True,
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            yield rows, self._steps(grads)
+        for start in range(0, self.n_rows, self.n_together):
+            rows = slice(start, min(start + self.n_together, self.n_rows))
+            yield rows, self._steps(self.gradients(rows))
 
-    def _steps(self, grads: tuple[Tensor, ...]) -> list[Tensor]:
+    def _steps(self, grads: list[Tensor]) -> list[Tensor]:
         groups = self.optimizer.param_groups
         group_of = {id(p): group for group in groups for p in group["params"]}
         with torch.no_grad():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from sk_otreweight.baselines.base import (
     two_stage_epochs,
 )
 from sk_otreweight.baselines.heads import CosineHead, replace_head
-from sk_otreweight.baselines.meta_gradient import MetaGradient
+from sk_otreweight.baselines.meta_gradient import RowLosses, meta_gradient
 from sk_otreweight.class_weights import effective_number_weights
 from sk_otreweight.inputs import take
 from sk_otreweight.losses import FocalLoss, LDAMLoss
@@ -114,7 +113,7 @@ class MetaStep(BaselineStep):
     def _set_meta(self) -> None:
         X, labels = meta_rows(self.data, self.rows.per_class, self.generator)
         self.meta_set = loss_inputs(self.data, X), labels
-        self.meta = MetaGradient(self.data, *self.meta_set)
+        self.meta = meta_gradient(self.data, *self.meta_set)
 
     def begin_epoch(self, batches: Any) -> None:
         """Count the epoch, and draw other meta rows if none were given."""
@@ -129,21 +128,24 @@ class MetaStep(BaselineStep):
         if size is not None and len(labels) > size:
             drawn = torch.randperm(len(labels), generator=self.generator)[:size]
             X = take(X, drawn.numpy())
-            self.meta = MetaGradient(self.data, X, labels[drawn.to(labels.device)])
+            self.meta = meta_gradient(self.data, X, labels[drawn.to(labels.device)])
 
     def losses(self, batch: StepBatch) -> Tensor:
         """Return the loss of each row (n,)."""
         self.draw_meta()
-        return self._row_losses(batch, batch.outputs)
+        return self.row_losses(batch)(batch.outputs)
 
-    def _row_losses(self, batch: StepBatch, outputs: Any) -> Tensor:
+    def row_losses(self, batch: StepBatch) -> RowLosses:
+        """Return a function from outputs for the batch to the loss of each row."""
         if self.loss is None:
-            return batch.own_losses(outputs)
-        return self.loss(class_scores(self.data.net, outputs), batch.labels)
+            return batch.own_losses
+        return lambda outputs: self.loss(
+            class_scores(self.data.net, outputs), batch.labels
+        )
 
     def products(self, batch: StepBatch, steps: Tensor | None = None) -> Tensor:
         """Return the products of :meth:`MetaGradient.products`."""
-        return self.meta.products(batch, partial(self._row_losses, batch), steps)
+        return self.meta.products(batch, self.row_losses(batch), steps)
 
     @property
     def lr(self) -> float:

@@ -6,12 +6,15 @@ meta loss with respect to a weight is exactly
     d L_meta(phi') / d w_i = -a <grad l_i(phi), grad L_meta(phi')> .
 
 All products of a batch are one derivative of its losses in the direction of the meta
-gradient: no graph of second order is needed.
+gradient: no graph of second order is needed. At a linear head on features that are
+kept, the gradient of a row is the outer product of its error with its features, and
+the products have a closed form.
 """
 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -27,14 +30,13 @@ from sk_otreweight.scores import class_scores
 from sk_otreweight.stage2 import Stage2Data, StepBatch
 
 RowLosses = Callable[[Any], Tensor]
+Named = dict[str, Tensor]
 
 
-class MetaGradient:
-    """Products of the gradients of training rows with that of the meta loss.
+class MetaGradient(ABC):
+    """Gradients of training rows, and of the meta loss.
 
-    On features that are kept, with a linear head, in closed form; else by one
-    forward-mode derivative through the net. Passes are those of training, but leave
-    the buffers of the net as they are.
+    Passes are those of training, but leave the buffers of the net as they are.
 
     Parameters
     ----------
@@ -45,11 +47,25 @@ class MetaGradient:
     def __init__(self, data: Stage2Data, X: Any, labels: Tensor):
         self.data, self.labels = data, labels
         self.X = to_tensor(X, device=data.net.device)
-        self.layer = None
-        if data.is_cached:
-            layer = head_layer(data.net, data.head)
-            self.layer = layer if isinstance(layer, nn.Linear) else None
 
+    @abstractmethod
+    def parameters(self) -> Named:
+        """Return the parameters that are trained, by name."""
+
+    @abstractmethod
+    def direction(self, values: Named) -> Named:
+        """Return the gradient of the meta loss under other parameters.
+
+        Those that it does not depend on are left out.
+        """
+
+    @abstractmethod
+    def row_gradients(
+        self, batch: StepBatch, row_losses: RowLosses
+    ) -> Callable[[slice], list[Tensor]]:
+        """Return a function from rows to their gradients (n_rows, ...), in order."""
+
+    @abstractmethod
     def products(
         self, batch: StepBatch, row_losses: RowLosses, steps: Tensor | None = None
     ) -> Tensor:
@@ -66,49 +82,63 @@ class MetaGradient:
             The virtual step, ``phi' = phi - sum_i steps_i grad l_i(phi)``; None takes
             none.
         """
-        if self.layer is not None:
-            return self._head_products(batch, row_losses, steps)
-        with eager(self.data.net):
-            return self._net_products(batch, row_losses, steps)
 
     def meta_loss(self, outputs: Any) -> Tensor:
         """Return the mean cross-entropy of the meta rows."""
         return F.cross_entropy(class_scores(self.data.net, outputs), self.labels)
 
-    def _head_products(
-        self, batch: StepBatch, row_losses: RowLosses, steps: Tensor | None
-    ) -> Tensor:
-        features, layer = batch.features.detach(), self.layer
-        with torch.no_grad():
-            scores = layer(features)
-        errors = self._errors(scores, lambda outputs: row_losses(outputs).sum())
-        weight, bias = layer.weight.detach(), layer.bias
-        bias = 0 if bias is None else bias.detach()
-        if steps is not None:
-            moves = steps[:, None] * errors
-            weight = weight - moves.T @ features
-            if layer.bias is not None:
-                bias = bias - moves.sum(0)
-        meta_errors = self._errors(self.X @ weight.T + bias, self.meta_loss)
-        directions = features @ (meta_errors.T @ self.X).T
-        if layer.bias is not None:
-            directions = directions + meta_errors.sum(0)
-        return (errors * directions).sum(1)
 
-    def _errors(self, scores: Tensor, loss: Callable[[Any], Tensor]) -> Tensor:
-        """Return the gradient (n, K) of a loss with respect to the head's outputs."""
-        scores = scores.detach().requires_grad_()
-        with torch.enable_grad():
-            (errors,) = torch.autograd.grad(
-                loss(self.data.head.activated(scores)), scores
+class NetGradient(MetaGradient):
+    """Gradients through the whole net, forward mode where products are asked for.
+
+    Parameters
+    ----------
+    data, X, labels
+        See :class:`MetaGradient`.
+    """
+
+    def parameters(self) -> Named:
+        """Return the parameters that are trained, by name."""
+        return self._run().trained()
+
+    def direction(self, values: Named) -> Named:
+        """Return the gradient of the meta loss under other parameters."""
+        named = {name: x.detach().requires_grad_() for name, x in values.items()}
+        with torch.enable_grad(), eager(self.data.net):
+            grads = torch.autograd.grad(
+                self.meta_loss(self._run().under(named, self.X)),
+                list(named.values()),
+                allow_unused=True,
             )
-        return errors
+        pairs = zip(named, grads, strict=True)
+        return {name: grad for name, grad in pairs if grad is not None}
 
-    def _net_products(
-        self, batch: StepBatch, row_losses: RowLosses, steps: Tensor | None
+    def row_gradients(
+        self, batch: StepBatch, row_losses: RowLosses
+    ) -> Callable[[slice], list[Tensor]]:
+        """Return a function from rows to their gradients (n_rows, ...), in order."""
+        losses, parameters = batch.losses, list(self.parameters().values())
+        units = torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
+
+        def gradients(rows: slice) -> list[Tensor]:
+            grads = torch.autograd.grad(
+                losses,
+                parameters,
+                grad_outputs=units[rows],
+                is_grads_batched=True,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            return list(grads)
+
+        return gradients
+
+    def products(
+        self, batch: StepBatch, row_losses: RowLosses, steps: Tensor | None = None
     ) -> Tensor:
-        run = self.run()
-        parameters = run.trained()
+        """Return ``<grad l_i(phi), grad L_meta(phi')>`` for each row (n,)."""
+        parameters = self.parameters()
         moved = {name: parameter.detach() for name, parameter in parameters.items()}
         if steps is not None:
             grads = torch.autograd.grad(
@@ -121,47 +151,128 @@ class MetaGradient:
             )
             pairs = zip(moved.items(), grads, strict=True)
             moved = {name: value - grad for (name, value), grad in pairs}
-        direction = self.direction(run, moved)
+        direction = self.direction(moved)
         values = {name: parameters[name].detach() for name in direction}
+        run = self._run()
 
-        def losses(named: dict[str, Tensor]) -> Tensor:
+        def losses(named: Named) -> Tensor:
             return row_losses(run.under(named, batch.X))
 
-        return derivative(losses, values, direction)
+        with eager(self.data.net):
+            return derivative(losses, values, direction)
 
-    def run(self) -> Run:
-        """Return the net as a module whose parameters can be swapped."""
-        return Run(original(self.data.net.module_), self.data.net.infer)
+    def _run(self) -> _Run:
+        return _Run(original(self.data.net.module_), self.data.net.infer)
 
-    def direction(self, run: Run, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the gradient of the meta loss under other parameters.
 
-        Those that it does not depend on are left out.
-        """
-        named = {name: x.detach().requires_grad_() for name, x in values.items()}
+class HeadGradient(MetaGradient):
+    """Gradients at a linear head on features that are kept, in closed form.
+
+    Parameters
+    ----------
+    data, X, labels
+        See :class:`MetaGradient`.
+    """
+
+    def __init__(self, data: Stage2Data, X: Any, labels: Tensor):
+        super().__init__(data, X, labels)
+        self.layer = head_layer(data.net, data.head)
+        self._parameters = dict(self.layer.named_parameters())
+        weight = self.layer.weight
+        scores = torch.empty(1, len(weight), device=weight.device)
+        is_plain = data.head.activation == "logits"
+        self.are_scores = is_plain and class_scores(data.net, scores) is scores
+        if self.are_scores:
+            self.targets = F.one_hot(labels, len(weight)).to(weight.dtype)
+
+    def parameters(self) -> Named:
+        """Return the parameters of the head, "weight" and perhaps "bias"."""
+        return self._parameters
+
+    def direction(self, values: Named) -> Named:
+        """Return the gradient of the meta loss under other parameters."""
+        values = {name: value.detach() for name, value in values.items()}
+        return self._gradient(self._meta_errors(F.linear(self.X, **values)), self.X)
+
+    def row_gradients(
+        self, batch: StepBatch, row_losses: RowLosses
+    ) -> Callable[[slice], list[Tensor]]:
+        """Return a function from rows to their gradients (n_rows, ...), in order."""
+        errors, features = self._errors(batch, row_losses), batch.features.detach()
+
+        def gradients(rows: slice) -> list[Tensor]:
+            outer = errors[rows, :, None] * features[rows, None]
+            return [outer, errors[rows]][: len(self.parameters())]
+
+        return gradients
+
+    def products(
+        self, batch: StepBatch, row_losses: RowLosses, steps: Tensor | None = None
+    ) -> Tensor:
+        """Return ``<grad l_i(phi), grad L_meta(phi')>`` for each row (n,)."""
+        errors, features = self._errors(batch, row_losses), batch.features.detach()
+        values = self.parameters()
+        if steps is not None:
+            moves = self._gradient(steps[:, None] * errors, features)
+            values = {name: x.detach() - moves[name] for name, x in values.items()}
+        return (errors * F.linear(features, **self.direction(values))).sum(1)
+
+    def _gradient(self, errors: Tensor, features: Tensor) -> Named:
+        """Return the sum of the rows' gradients."""
+        gradient = {"weight": errors.T @ features}
+        if self.layer.bias is not None:
+            gradient["bias"] = errors.sum(0)
+        return gradient
+
+    def _errors(self, batch: StepBatch, row_losses: RowLosses) -> Tensor:
+        """Return the gradients (n, K) of the losses with respect to the scores."""
+        if self.data.head.activation == "logits":
+            losses, scores = batch.losses, batch.outputs
+            ones = torch.ones_like(losses)
+            (errors,) = torch.autograd.grad(losses, scores, ones, retain_graph=True)
+            return errors.reshape(len(errors), -1)
+        with torch.no_grad():
+            scores = self.layer(batch.features)
+        return self._slope(scores, lambda outputs: row_losses(outputs).sum())
+
+    def _meta_errors(self, scores: Tensor) -> Tensor:
+        """Return the gradient (n_meta, K) of the meta loss at these scores."""
+        if self.are_scores:
+            return (scores.softmax(1) - self.targets) / len(scores)
+        return self._slope(scores, self.meta_loss)
+
+    def _slope(self, scores: Tensor, loss: Callable[[Any], Tensor]) -> Tensor:
+        scores = scores.detach().requires_grad_()
         with torch.enable_grad():
-            grads = torch.autograd.grad(
-                self.meta_loss(run.under(named, self.X)),
-                list(named.values()),
-                allow_unused=True,
-            )
-        pairs = zip(named, grads, strict=True)
-        return {name: grad for name, grad in pairs if grad is not None}
+            value = loss(self.data.head.activated(scores))
+            (slope,) = torch.autograd.grad(value, scores)
+        return slope
 
 
-def derivative(
-    function: Callable[[dict[str, Tensor]], Tensor],
-    values: dict[str, Tensor],
-    direction: dict[str, Tensor],
-) -> Tensor:
+def meta_gradient(data: Stage2Data, X: Any, labels: Tensor) -> MetaGradient:
+    """Return the gradients, in closed form where there is one.
+
+    Parameters
+    ----------
+    data, X, labels
+        See :class:`MetaGradient`.
+    """
+    layer = head_layer(data.net, data.head) if data.is_cached else None
+    is_closed = isinstance(layer, nn.Linear) and all(
+        parameter.requires_grad for parameter in layer.parameters()
+    )
+    return (HeadGradient if is_closed else NetGradient)(data, X, labels)
+
+
+def derivative(function: Callable[[Named], Tensor], at: Named, along: Named) -> Tensor:
     """Return how a function of named tensors changes in a direction, forward mode."""
     with warnings.catch_warnings():
         # What torch needs for it is made by what torch deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return jvp(function, (values,), (direction,))[1]
+        return jvp(function, (at,), (along,))[1]
 
 
-class Run(nn.Module):
+class _Run(nn.Module):
     """What a net does with a batch, as a module whose parameters can be swapped.
 
     Parameters
@@ -180,12 +291,12 @@ class Run(nn.Module):
         """Return what the module does."""
         return self.infer(X)
 
-    def trained(self) -> dict[str, Tensor]:
+    def trained(self) -> Named:
         """Return the parameters that are trained, by name."""
         named = self.named_parameters()
         return {name: value for name, value in named if value.requires_grad}
 
-    def under(self, parameters: dict[str, Tensor], X: Any) -> Any:
+    def under(self, parameters: Named, X: Any) -> Any:
         """Return what the module does under other parameters; its buffers stay."""
         buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
         return functional_call(self, parameters | buffers, (X,))

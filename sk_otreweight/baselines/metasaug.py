@@ -2,109 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 from torch.func import functional_call
 
 from sk_otreweight._validation import check_beta, check_choice, check_real
+from sk_otreweight.baselines.augmentation import ClassCovariances, Spread, spread
 from sk_otreweight.baselines.base import effective_prior, two_stage_epochs
 from sk_otreweight.baselines.heads import linear_head
 from sk_otreweight.baselines.learned import STAGE_TWO_LOSSES, MetaClassifier, MetaStep
-from sk_otreweight.baselines.meta_gradient import derivative
+from sk_otreweight.baselines.meta_gradient import HeadGradient, Named, derivative
 from sk_otreweight.class_weights import effective_number_weights
 from sk_otreweight.extraction import original
 from sk_otreweight.features import FeatureExtractor
-from sk_otreweight.losses import FocalLoss, LDAMLoss
+from sk_otreweight.losses import LDAMLoss
+from sk_otreweight.losses.focal import focal, focal_derivatives
 from sk_otreweight.scores import class_scores
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 
 # Numbers in the covariances of all classes, above which "auto" keeps variances only.
 _MOST_ENTRIES = 10**7
-# Entries of the products of single rows that are added up at a time.
-_MOST_TOGETHER = 2**22
-
-
-def augmented_scores(
-    scores: Tensor, labels: Tensor, weight: Tensor, covariance: Tensor, strength: float
-) -> Tensor:
-    r"""Return the scores whose cross-entropy bounds that of augmented features.
-
-    .. math:: z_{ij} + \frac{\lambda}{2} (w_j - w_y)^T \Sigma_y (w_j - w_y)
-
-    The mean of the cross-entropy over features drawn from a normal distribution around
-    those of the row, with covariance ``lambda Sigma_y``, is at most the cross-entropy
-    of these scores (Wang et al., NeurIPS 2019), if the covariances are positive.
-
-    Parameters
-    ----------
-    scores : Tensor of shape (n, K)
-    labels : Tensor of shape (n,)
-    weight : Tensor of shape (K, d)
-        Of the last layer.
-    covariance : Tensor of shape (K, d, d), or (K, d) if diagonal
-    strength : float
-        lambda.
-    """
-    classes, place = labels.unique(return_inverse=True)
-    own, covariance = weight[classes], covariance[classes]
-    if covariance.ndim == 2:
-        others = covariance @ (weight**2).T - 2 * (covariance * own) @ weight.T
-        spread = others + (covariance * own**2).sum(1, keepdim=True)
-    else:
-        differences = weight - own[:, None]  # (classes in the batch, K, d)
-        spread = ((differences @ covariance) * differences).sum(2)
-    return scores + strength / 2 * spread[place]
-
-
-class ClassCovariances:
-    """Running covariances of the features of each class.
-
-    Equal to the covariances (divided by n) of all features seen.
-
-    Parameters
-    ----------
-    n_classes, n_features : int
-    diagonal : bool
-        Keep the variances only.
-    like : Tensor
-        Gives dtype and device.
-    """
-
-    def __init__(self, n_classes: int, n_features: int, diagonal: bool, like: Tensor):
-        shape = (n_classes, n_features)
-        self.mean = like.new_zeros(shape)
-        self.count = like.new_zeros(n_classes)
-        self.covariance = like.new_zeros(shape if diagonal else (*shape, n_features))
-
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Take in the features of a batch."""
-        counts = labels.bincount(minlength=len(self.count)).to(features.dtype)
-        sums = torch.zeros_like(self.mean).index_add_(0, labels, features)
-        means = sums / counts.clamp(min=1)[:, None]
-        centred, gap = features - means[labels], means - self.mean
-        share = counts / (self.count + counts).clamp(min=1)  # 0 of what a batch lacks
-        square = torch.square if self.covariance.ndim == 2 else _outer
-
-        def of_classes(values: Tensor) -> Tensor:
-            return values.reshape(-1, *[1] * (self.covariance.ndim - 1))
-
-        self.covariance *= of_classes(1 - share)
-        self.covariance += of_classes(share * (1 - share)) * square(gap)
-        portions = (share / counts.clamp(min=1))[labels]
-        entries = self.covariance[0].numel()
-        for rows in torch.arange(len(labels)).split(max(1, _MOST_TOGETHER // entries)):
-            spread = of_classes(portions[rows]) * square(centred[rows])
-            self.covariance.index_add_(0, labels[rows], spread)
-        self.mean += share[:, None] * gap
-        self.count += counts
-
-
-def _outer(points: Tensor) -> Tensor:
-    """Return the products (n, d, d) of points (n, d) with themselves."""
-    return points[:, :, None] * points[:, None]
+# Rows whose features are taken into the covariances at a time, if they are kept.
+_ROWS_TOGETHER = 1024
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -125,8 +50,9 @@ class MetaSAugClassifier(MetaClassifier):
         Of the augmented scores. The margins of "ldam" are subtracted from scores of
         a plain linear layer, as in the released code.
     covariance : {"auto", "full", "diag"}, default="auto"
-        "diag" keeps the variances only; "auto" does so if all covariances have more
-        than 10 million entries.
+        "diag" keeps the variances only. "auto" is what the authors take: "diag" for
+        features that are kept (``finetune="head"``) and for covariances of more than
+        10 million entries, else "full".
     strength : float, default=0.75
         lambda at the end of stage 2; it grows from epoch to epoch. The paper tries
         0.25 to 1.
@@ -186,118 +112,216 @@ class _MetaSAugStep(MetaStep):
     def __init__(
         self, data: Stage2Data, settings: MetaSAugClassifier, class_counts: np.ndarray
     ):
-        super().__init__(
-            data, settings._meta_rows(), _loss(settings.loss, class_counts)
-        )
-        self.needs_features = True
+        super().__init__(data, settings._meta_rows())
+        self.needs_features, self.needs_losses = True, False
         self.settings = settings
         self.layer = linear_head(data.net, data.head)
         weights = effective_number_weights(class_counts, settings.beta)
         self.class_weight = weights.to(data.labels.device, self.layer.weight.dtype)
+        self.gamma = 2.0 if settings.loss == "focal" else 0.0
+        self.margins = None
+        if settings.loss == "ldam":
+            self.margins = LDAMLoss(class_counts).margins.to(self.class_weight)
         n_classes, n_features = self.layer.weight.shape
+        is_large = n_classes * n_features**2 > _MOST_ENTRIES
         diagonal = settings.covariance == "diag" or (
-            settings.covariance == "auto" and n_classes * n_features**2 > _MOST_ENTRIES
+            settings.covariance == "auto" and (data.is_cached or is_large)
         )
         self.covariances = ClassCovariances(
             n_classes, n_features, diagonal, self.layer.weight
         )
+        self.are_final = False
+
+    @property
+    def strength(self) -> float:
+        """Return lambda in this epoch."""
+        return self.settings.strength * (self.epoch + 1) / self.data.epochs
+
+    def begin_epoch(self, batches: Sequence[Tensor] | None) -> None:
+        """Count the epoch; take the covariances of features that are kept, once."""
+        super().begin_epoch(batches)
+        if self.data.is_cached and batches is not None and self.covariances.is_empty:
+            device = self.data.labels.device
+            for rows in torch.cat(list(batches)).to(device).split(_ROWS_TOGETHER):
+                self.covariances.update(
+                    self.data.features[rows], self.data.labels[rows]
+                )
+            self.are_final = True
 
     def losses(self, batch: StepBatch) -> Tensor:
         """Return the loss of each row (n,) under the moved covariances."""
         self.draw_meta()
-        covariance = self.covariances.covariance
-        if self.settings.covariance_lr and self.covariances.count.any():
-            gradient = self._covariance_gradient(batch)
-            covariance = covariance - self.settings.covariance_lr * gradient
         scores = class_scores(self.data.net, batch.outputs)
-        losses = self._bound(scores, batch.labels, self.layer.weight, covariance)
-        with torch.no_grad():
+        weight, covariance = self.layer.weight, self.covariances.covariance
+        forms = spread(weight, batch.labels, covariance, self.strength)
+        targets = torch.zeros_like(scores).scatter_(1, batch.labels[:, None], 1.0)
+        loss = _RowLoss(targets, self.gamma, self.margins)
+        weights = self.class_weight[batch.labels]
+        self.shares = weights / weights.sum()
+        if self.settings.covariance_lr and not self.covariances.is_empty:
+            with torch.no_grad():
+                self._move(forms, loss, scores, batch)
+        if not self.are_final:
             self.covariances.update(batch.features.detach(), batch.labels)
-        return losses
+        return _Bound.apply(scores, weight, forms, loss)
 
     def batch_weights(self, batch: StepBatch) -> Tensor:
         """Return the weights of the classes of the rows, of mean 1 in the batch."""
-        weights = self.class_weight[batch.labels]
-        return weights / weights.mean()
+        return len(self.shares) * self.shares
 
-    def _bound(
-        self, scores: Tensor, labels: Tensor, weight: Tensor, covariance: Tensor
-    ) -> Tensor:
-        strength = self.settings.strength * (self.epoch + 1) / self.data.epochs
-        augmented = augmented_scores(scores, labels, weight, covariance, strength)
-        return self.loss(augmented, labels)
+    def _move(
+        self, forms: Spread, loss: _RowLoss, scores: Tensor, batch: StepBatch
+    ) -> None:
+        """Move the covariances against the gradient of the meta loss.
 
-    def _covariance_gradient(self, batch: StepBatch) -> Tensor:
-        """Return the gradient of the meta loss after a virtual step.
-
-        Covariances act through the head alone. So the derivative of the batch's loss
-        in the direction of the meta gradient is one at the head, in which the features
-        move as they do when the extractor's parameters move in that direction.
+        That is taken after a virtual step. Covariances act through the head alone. So
+        the derivative of the batch's loss in the direction of the meta gradient is one
+        at the head, in which the features move as they do when the extractor's
+        parameters move in that direction.
         """
-        weights = self.class_weight[batch.labels]
-        shares = weights / weights.sum()
-        features = batch.features.detach().requires_grad_()
-        weight = self.layer.weight.detach().requires_grad_()
-        bias = self.layer.bias
-        bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
-        bias.requires_grad_()
-        covariance = self.covariances.covariance.clone().requires_grad_()
-        with torch.enable_grad():
-            scores = features @ weight.T + bias
-            loss = (
-                shares * self._bound(scores, batch.labels, weight, covariance)
-            ).sum()
-            points = [features, weight, bias]
-            slopes = torch.autograd.grad(loss, points, create_graph=True)
-            moves = self._moves(batch, [x.detach() for x in slopes])
-            along = sum((x * y).sum() for x, y in zip(slopes, moves, strict=True))
-            (gradient,) = torch.autograd.grad(along, covariance)
-        return -self.lr * gradient
+        shares = self.shares[:, None]
+        at = loss(forms.augment(scores))
+        errors = shares * at.slopes
+        direction, moves = self._directions(batch, errors, forms.slope(errors))
+        changes = shares * at.along(moves + forms.along(direction))
+        # The sign is that of the virtual step.
+        size = -self.lr * self.settings.covariance_lr
+        forms.descend(errors, changes, direction, size)
 
-    def _moves(self, batch: StepBatch, slopes: list[Tensor]) -> list[Tensor]:
-        """Return how features, weight and bias move along the meta gradient.
+    def _directions(
+        self, batch: StepBatch, errors: Tensor, slope: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the meta gradient of the head's weight (K, d), and what it does.
+
+        That is how the scores (n, K) of the batch move along the whole meta gradient.
 
         Parameters
         ----------
-        slopes : list of Tensor
-            Gradients of the batch's loss with respect to the three.
+        errors : Tensor of shape (n, K)
+            Gradient of the batch's loss with respect to the scores.
+        slope : Tensor of shape (K, d)
+            Gradient with respect to the head's weight, as far as it acts through the
+            covariances.
         """
-        net, head = self.data.net, self.data.head
-        run = self.meta.run()
-        parameters = run.trained()
-        prefix = f"module.{head.name}." if head.name else "module."
-        own = {f"{prefix}weight": slopes[1], f"{prefix}bias": slopes[2]}
+        features = batch.features.detach()
+        weight, prefix = self.layer.weight.detach(), self._prefix()
+        own = {
+            f"{prefix}weight": errors.T @ features + slope,
+            f"{prefix}bias": errors.sum(0),
+        }
+        parameters = self.meta.parameters()
         others = {name: p for name, p in parameters.items() if name not in own}
         if others:
             grads = torch.autograd.grad(
                 batch.features,
                 list(others.values()),
-                grad_outputs=slopes[0],
+                grad_outputs=errors @ weight,
                 retain_graph=True,
                 allow_unused=True,
                 materialize_grads=True,
             )
             own |= dict(zip(others, grads, strict=True))
-        moved = {name: p - self.lr * own[name] for name, p in parameters.items()}
-        direction = self.meta.direction(run, moved)
-        moves = [torch.zeros_like(x) for x in slopes]
-        for place, name in enumerate(("weight", "bias"), start=1):
-            if f"{prefix}{name}" in direction:
-                moves[place] = direction[f"{prefix}{name}"]
-        others = {name: p.detach() for name, p in others.items() if name in direction}
+        moved = {
+            name: torch.sub(p, own[name], alpha=self.lr)
+            for name, p in parameters.items()
+        }
+        along = self.meta.direction(moved)
+        direction = along.get(f"{prefix}weight", torch.zeros_like(weight))
+        moves = F.linear(features, direction, along.get(f"{prefix}bias"))
+        others = {name: p.detach() for name, p in others.items() if name in along}
         if others:
-            extractor = FeatureExtractor(original(net.module_), head, net.infer)
+            moves = moves + self._feature_moves(batch, others, along) @ weight.T
+        return direction, moves
 
-            def features(named: dict[str, Tensor]) -> Tensor:
-                buffers = {name: x.clone() for name, x in extractor.named_buffers()}
-                return functional_call(extractor, named | buffers, (batch.X,))
+    def _feature_moves(self, batch: StepBatch, at: Named, along: Named) -> Tensor:
+        net, head = self.data.net, self.data.head
+        extractor = FeatureExtractor(original(net.module_), head, net.infer)
 
-            along = {name: direction[name] for name in others}
-            moves[0] = derivative(features, others, along)
-        return moves
+        def features(named: Named) -> Tensor:
+            buffers = {name: x.clone() for name, x in extractor.named_buffers()}
+            return functional_call(extractor, named | buffers, (batch.X,))
+
+        return derivative(features, at, {name: along[name] for name in at})
+
+    def _prefix(self) -> str:
+        """Return what the names of the head's parameters begin with."""
+        if isinstance(self.meta, HeadGradient):
+            return ""
+        return f"module.{self.data.head.name}." if self.data.head.name else "module."
 
 
-def _loss(name: str, class_counts: np.ndarray) -> nn.Module:
-    if name == "ldam":
-        return LDAMLoss(class_counts, scale=1.0, reduction="none")
-    return FocalLoss(2.0 if name == "focal" else 0.0, reduction="none")
+class _Bound(torch.autograd.Function):
+    """The losses (n,) of augmented scores, with the slopes of the forms."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, weight: Tensor, forms: Spread, loss: _RowLoss
+    ) -> Tensor:
+        ctx.forms, ctx.at = forms, loss(forms.augment(scores))
+        return ctx.at.losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        errors = grad[:, None] * ctx.at.slopes
+        slope = ctx.forms.slope(errors) if ctx.needs_input_grad[1] else None
+        return errors, slope, None, None
+
+
+class _RowLoss:
+    """Focal loss of scores less margins: cross-entropy, without the two.
+
+    Parameters
+    ----------
+    targets : Tensor of shape (n, K)
+        The labels, one-hot.
+    gamma : float, default=0.0
+    margins : Tensor of shape (K,), default=None
+        Subtracted from the score of the row's own class.
+    """
+
+    def __init__(
+        self, targets: Tensor, gamma: float = 0.0, margins: Tensor | None = None
+    ):
+        self.targets, self.gamma = targets, gamma
+        self.margins = None if margins is None else margins * targets
+
+    def __call__(self, scores: Tensor) -> _LossAt:
+        """Return the losses at some scores (n, K), with their derivatives."""
+        if self.margins is not None:
+            scores = scores - self.margins
+        return _LossAt(scores.log_softmax(1), self.targets, self.gamma)
+
+
+class _LossAt:
+    """A loss ``f(log p_y)`` of each row at its scores.
+
+    Parameters
+    ----------
+    log_p, targets : Tensor of shape (n, K)
+    gamma : float
+
+    Attributes
+    ----------
+    losses : Tensor of shape (n,)
+    slopes : Tensor of shape (n, K)
+        Gradients with respect to the scores.
+    """
+
+    def __init__(self, log_p: Tensor, targets: Tensor, gamma: float):
+        own = (log_p * targets).sum(1)
+        self.losses = focal(own, gamma)
+        self.p = log_p.exp()
+        self.slopes = self.rest = self.p - targets
+        self.first = self.second = None  # of cross-entropy -1 and 0
+        if gamma > 0:
+            self.first, self.second = focal_derivatives(own[:, None], gamma)
+            self.slopes = -self.first * self.rest
+
+    def along(self, moves: Tensor) -> Tensor:
+        """Return how the slopes change (n, K) when the scores move (n, K)."""
+        parts = self.p * moves
+        changes = parts - self.p * parts.sum(1, keepdim=True)
+        if self.first is None:
+            return changes
+        own = (self.rest * moves).sum(1, keepdim=True)
+        return self.second * own * self.rest - self.first * changes

@@ -23,6 +23,16 @@ def focal(log_p: Tensor, gamma: float) -> Tensor:
     return -(rest**gamma) * log_p
 
 
+def focal_derivatives(log_p: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Return the first two derivatives of :func:`focal` with respect to log p."""
+    p = log_p.exp()
+    rest = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
+    inner, lower = p * log_p, gamma * rest ** (gamma - 1)
+    first = lower * inner - rest**gamma
+    second = lower * (inner + 2 * p)
+    return first, second - gamma * (gamma - 1) * rest ** (gamma - 2) * p * inner
+
+
 class FocalLoss(ClassificationLoss):
     r"""Focal loss (Lin et al., ICCV 2017).
 
