@@ -1,44 +1,15 @@
-"""Imbalanced data for examples, tests and benchmarks."""
+"""A long-tailed training set with a balanced meta set, drawn from any data."""
 
 from __future__ import annotations
 
-import gzip
 import math
-import os
-import struct
-import zlib
 from collections.abc import Sequence
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.datasets import fetch_openml
 from sklearn.utils import Bunch, check_random_state, column_or_1d
-
-__all__ = ["load_fashion_mnist", "make_long_tailed", "read_idx"]
-
-FASHION_MNIST_PACKAGE = Path("/usr/share/datasets/fashion-mnist")
-FASHION_MNIST_FILES = {
-    "X_train": "train-images-idx3-ubyte",
-    "y_train": "train-labels-idx1-ubyte",
-    "X_test": "t10k-images-idx3-ubyte",
-    "y_test": "t10k-labels-idx1-ubyte",
-}
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-IDX_DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
 def make_long_tailed(
@@ -175,123 +146,6 @@ def make_long_tailed(
     return data
 
 
-def load_fashion_mnist(data_home: str | os.PathLike[str] | None = None) -> Bunch:
-    """Load the Fashion-MNIST images, scaled to [0, 1].
-
-    70,000 images of clothes in ten balanced classes (Xiao et al., 2017,
-    arXiv:1708.07747).
-
-    Parameters
-    ----------
-    data_home : str, path-like or None, default=None
-        Folder with the four IDX files of the data set, compressed (``.gz``) or not.
-        With `None` they are read from where the Debian package
-        ``dataset-fashion-mnist`` puts them; if it is not installed, the data are
-        downloaded from OpenML and cached by scikit-learn.
-
-    Returns
-    -------
-    data : :class:`~sklearn.utils.Bunch`
-        X_train : ndarray of shape (60000, 1, 28, 28), dtype float32
-            Training images.
-        y_train : ndarray of shape (60000,), dtype int64
-            Training labels, 0 to 9.
-        X_test : ndarray of shape (10000, 1, 28, 28), dtype float32
-            Test images.
-        y_test : ndarray of shape (10000,), dtype int64
-            Test labels, 0 to 9.
-        target_names : list of str
-            Names of the ten classes.
-        source : str
-            Where the data come from: a folder or the OpenML name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a file is missing in `data_home`.
-    ValueError
-        If a file is damaged or holds something else than 28x28 images or their
-        labels.
-
-    See Also
-    --------
-    make_long_tailed : Make the data imbalanced.
-    read_idx : Read a single IDX file.
-
-    Examples
-    --------
-    >>> from sk_otreweight.datasets import load_fashion_mnist
-    >>> data = load_fashion_mnist()  # doctest: +SKIP
-    >>> data.X_train.shape  # doctest: +SKIP
-    (60000, 1, 28, 28)
-    """
-    if data_home is not None:
-        parts, source = _read_fashion_mnist(Path(data_home)), str(data_home)
-    elif len(_find_fashion_mnist(FASHION_MNIST_PACKAGE)) == len(FASHION_MNIST_FILES):
-        parts = _read_fashion_mnist(FASHION_MNIST_PACKAGE)
-        source = str(FASHION_MNIST_PACKAGE)
-    else:
-        parts, source = _fetch_fashion_mnist(), "OpenML: Fashion-MNIST, version 1"
-    for split in ("train", "test"):
-        _check_images(parts[f"X_{split}"], parts[f"y_{split}"], split, source)
-    return Bunch(
-        X_train=_scale_images(parts["X_train"]),
-        y_train=parts["y_train"].astype(np.int64),
-        X_test=_scale_images(parts["X_test"]),
-        y_test=parts["y_test"].astype(np.int64),
-        target_names=list(FASHION_MNIST_CLASSES),
-        source=source,
-    )
-
-
-def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Read an array from a file in the IDX format of the MNIST data sets.
-
-    An IDX file is two zero bytes, one byte for the type of the entries, one for
-    the number of dimensions, the dimensions as big-endian 32-bit integers, and
-    the entries, big-endian, in C order. Nothing in the file is executed.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file, as it is or compressed with gzip.
-
-    Returns
-    -------
-    array : ndarray
-        The array in the byte order of the machine. Its shape and dtype are those
-        that the file states.
-
-    Raises
-    ------
-    ValueError
-        If the file is not in the IDX format, or is shorter or longer than its
-        header says.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from sk_otreweight.datasets import read_idx
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "labels-idx1-ubyte"
-    ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
-    ...     read_idx(path)
-    array([7, 2, 1], dtype=uint8)
-    """
-    content = _read_bytes(Path(path))
-    dtype, shape, start = _parse_idx_header(content, path)
-    expected = math.prod(shape) * dtype.itemsize
-    if len(content) - start != expected:
-        raise ValueError(
-            f"{path}: the header announces {expected} bytes of data (shape {shape}, "
-            f"{dtype.itemsize} per entry), the file has {len(content) - start}. It is "
-            "truncated or damaged; get it again."
-        )
-    array = np.frombuffer(content, dtype, offset=start).reshape(shape)
-    return array.astype(dtype.newbyteorder("="))
-
-
 def _check_lengths(X: Any, labels: NDArray[Any]) -> None:
     n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
     if n_rows != len(labels):
@@ -411,90 +265,3 @@ def _flip(
     noisy = codes.copy()
     noisy[chosen] += rng.randint(1, n_classes, size=n_flipped)
     return noisy % n_classes
-
-
-def _find_fashion_mnist(folder: Path) -> dict[str, Path]:
-    return {
-        key: path
-        for key, name in FASHION_MNIST_FILES.items()
-        for path in (folder / f"{name}.gz", folder / name)
-        if path.is_file()
-    }
-
-
-def _read_fashion_mnist(folder: Path) -> dict[str, NDArray[Any]]:
-    found = _find_fashion_mnist(folder)
-    if len(found) < len(FASHION_MNIST_FILES):
-        missing = [FASHION_MNIST_FILES[k] for k in FASHION_MNIST_FILES.keys() - found]
-        raise FileNotFoundError(
-            f"{folder} lacks {', '.join(sorted(missing))} (with or without .gz); the "
-            "four IDX files of Fashion-MNIST are expected there. Put them into the "
-            "folder, or leave data_home out to use the Debian package "
-            "dataset-fashion-mnist or OpenML."
-        )
-    return {key: read_idx(path) for key, path in found.items()}
-
-
-def _check_images(
-    images: NDArray[Any], labels: NDArray[Any], split: str, source: str
-) -> None:
-    valid = images.shape == (len(labels), 28, 28) and labels.ndim == 1
-    valid = valid and images.dtype == labels.dtype == np.uint8
-    if not valid or labels.max(initial=0) > 9:
-        raise ValueError(
-            f"{source}: the {split} images are {images.dtype} of shape {images.shape}, "
-            f"their labels {labels.dtype} of shape {labels.shape} up to "
-            f"{labels.max(initial=0)}; uint8 images of shape (n, 28, 28) and n uint8 "
-            "labels from 0 to 9 are expected. Get the files of Fashion-MNIST again."
-        )
-
-
-def _fetch_fashion_mnist() -> dict[str, NDArray[Any]]:
-    fetched = fetch_openml("Fashion-MNIST", version=1, as_frame=False)
-    images = fetched.data.reshape(-1, 28, 28).astype(np.uint8)
-    labels = fetched.target.astype(np.uint8)
-    # OpenML keeps the 60 000 training images in front of the test images.
-    X_train, X_test = np.split(images, [60_000])
-    y_train, y_test = np.split(labels, [60_000])
-    return {"X_train": X_train, "y_train": y_train, "X_test": X_test, "y_test": y_test}
-
-
-def _scale_images(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    scaled = images[:, None].astype(np.float32)
-    scaled /= 255
-    return scaled
-
-
-def _read_bytes(path: Path) -> bytes:
-    content = path.read_bytes()
-    if not content.startswith(b"\x1f\x8b"):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{path}: cannot be decompressed ({error}). It is truncated or damaged; "
-            "get it again."
-        ) from error
-
-
-def _parse_idx_header(
-    content: bytes, path: str | os.PathLike[str]
-) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_DTYPES:
-        codes = ", ".join(f"0x{code:02x}" for code in IDX_DTYPES)
-        raise ValueError(
-            f"{path}: not an IDX file: it begins with 0x{content[:4].hex()}; two zero "
-            f"bytes, a type ({codes}) and the number of dimensions are expected. Check "
-            "that this is the right file and get it again."
-        )
-    n_dims = content[3]
-    start = 4 + 4 * n_dims
-    if n_dims == 0 or len(content) < start:
-        raise ValueError(
-            f"{path}: an IDX header of {n_dims} dimension(s) needs at least one "
-            f"dimension and {start} bytes; the file has {len(content)}. It is "
-            "truncated or damaged; get it again."
-        )
-    shape = struct.unpack(f">{n_dims}I", content[4:start])
-    return np.dtype(IDX_DTYPES[content[2]]), shape, start
