@@ -12,7 +12,11 @@ from sk_otreweight.costs import (
     LabelCost,
     SquaredEuclideanCost,
 )
-from sk_otreweight.datasets import load_fashion_mnist, make_long_tailed
+from sk_otreweight.datasets import (
+    load_fashion_mnist,
+    make_long_tailed,
+    make_solids,
+)
 from sk_otreweight.meta_sets import (
     MetaSet,
     PrototypeMetaSet,
@@ -76,6 +80,7 @@ __all__ = [
     "load",
     "load_fashion_mnist",
     "make_long_tailed",
+    "make_solids",
     "semirelaxed_weights",
     "sinkhorn",
     "suspicious_rows",

@@ -153,7 +153,7 @@ TABLE = {
         {"numpy", "torch", "sklearn", "pandas", "tqdm"},
     ),
     "audit": ({"costs", "meta_sets", "_validation"}, SHELL | {"pandas"}),
-    "datasets": (set(), {"numpy", "sklearn"}),
+    "datasets": ({"randomness", "_validation"}, {"numpy", "sklearn"}),
 }
 # The root only re-exports.
 TABLE["__init__"] = ({name for name in TABLE if not name.startswith("_")}, set())
