@@ -14,6 +14,7 @@ from sk_otreweight.costs import (
 )
 from sk_otreweight.datasets import (
     load_fashion_mnist,
+    load_modelnet10,
     make_long_tailed,
     make_solids,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "compute_ot_sample_weight",
     "load",
     "load_fashion_mnist",
+    "load_modelnet10",
     "make_long_tailed",
     "make_solids",
     "semirelaxed_weights",

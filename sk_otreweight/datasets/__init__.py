@@ -3,6 +3,13 @@
 from sk_otreweight.datasets.fashion_mnist import load_fashion_mnist
 from sk_otreweight.datasets.idx import read_idx
 from sk_otreweight.datasets.long_tailed import make_long_tailed
+from sk_otreweight.datasets.modelnet10 import load_modelnet10
 from sk_otreweight.datasets.solids import make_solids
 
-__all__ = ["load_fashion_mnist", "make_long_tailed", "make_solids", "read_idx"]
+__all__ = [
+    "load_fashion_mnist",
+    "load_modelnet10",
+    "make_long_tailed",
+    "make_solids",
+    "read_idx",
+]

@@ -100,7 +100,7 @@ def make_solids(
     check_real(noise, name="noise")
     check_real(dropout, name="dropout", maximum=1.0)
     seed = draw_seed(random_state)
-    y = np.tile(np.arange(len(SOLIDS)), n_per_class)
+    y = np.tile(np.arange(len(SOLIDS), dtype=np.int64), n_per_class)
     X = np.empty((len(y), n_points, 3), np.float32)
     solids = list(SOLIDS.values())
     for row, kind in enumerate(y):
