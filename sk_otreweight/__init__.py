@@ -13,6 +13,7 @@ from sk_otreweight.costs import (
     SquaredEuclideanCost,
 )
 from sk_otreweight.datasets import (
+    load_cifar,
     load_fashion_mnist,
     load_modelnet10,
     make_long_tailed,
@@ -79,6 +80,7 @@ __all__ = [
     "compare",
     "compute_ot_sample_weight",
     "load",
+    "load_cifar",
     "load_fashion_mnist",
     "load_modelnet10",
     "make_long_tailed",

@@ -12,6 +12,7 @@ from sklearn.datasets import fetch_openml
 from sklearn.utils import Bunch
 
 from sk_otreweight.datasets.idx import read_idx
+from sk_otreweight.datasets.images import scale_images
 
 FASHION_MNIST_PACKAGE = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_FILES = {
@@ -94,9 +95,9 @@ def load_fashion_mnist(data_home: str | os.PathLike[str] | None = None) -> Bunch
     for split in ("train", "test"):
         _check_images(parts[f"X_{split}"], parts[f"y_{split}"], split, source)
     return Bunch(
-        X_train=_scale_images(parts["X_train"]),
+        X_train=scale_images(parts["X_train"][:, None]),
         y_train=parts["y_train"].astype(np.int64),
-        X_test=_scale_images(parts["X_test"]),
+        X_test=scale_images(parts["X_test"][:, None]),
         y_test=parts["y_test"].astype(np.int64),
         target_names=list(FASHION_MNIST_CLASSES),
         source=source,
@@ -147,9 +148,3 @@ def _fetch_fashion_mnist() -> dict[str, NDArray[Any]]:
     X_train, X_test = np.split(images, [60_000])
     y_train, y_test = np.split(labels, [60_000])
     return {"X_train": X_train, "y_train": y_train, "X_test": X_test, "y_test": y_test}
-
-
-def _scale_images(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    scaled = images[:, None].astype(np.float32)
-    scaled /= 255
-    return scaled
