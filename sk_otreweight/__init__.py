@@ -16,6 +16,7 @@ from sk_otreweight.datasets import (
     load_cifar,
     load_fashion_mnist,
     load_modelnet10,
+    load_movie_reviews,
     make_long_tailed,
     make_solids,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "load_cifar",
     "load_fashion_mnist",
     "load_modelnet10",
+    "load_movie_reviews",
     "make_long_tailed",
     "make_solids",
     "semirelaxed_weights",
