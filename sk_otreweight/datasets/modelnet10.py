@@ -87,9 +87,9 @@ def load_modelnet10(
     meshes were collected from the web, their authors hold the copyright, and they are
     provided for academic research only.
 
-    Reading two gigabytes of text takes a few minutes; keep the clouds, with
+    The files are text, and reading all of them takes minutes; keep the clouds, with
     `numpy.savez` for one, if you need them again. The points of a mesh depend on
-    `random_state` and the name of its file only.
+    `random_state` and on what is in its file and its name, not on other files.
 
     References
     ----------
