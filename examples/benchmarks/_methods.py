@@ -1,0 +1,34 @@
+"""The methods of the tables: every baseline, and the recipes of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sklearn.base import BaseEstimator
+
+from sk_otreweight import BASELINES, OTReweightedClassifier
+
+# What a sceptic asks for first.
+CONTROLS = (
+    "ce",
+    "ce_meta",
+    "meta_head",
+    "inverse",
+    "logit_adjustment",
+    "logit_adjustment_posthoc",
+)
+
+
+def baselines(names: Sequence[str] = tuple(BASELINES)) -> dict[str, BaseEstimator]:
+    """Return baselines by name, with their defaults.
+
+    But for one: Hu et al. take a backward pass per row, so their method trains the head
+    alone.
+    """
+    params = {"hu2019": {"finetune": "head"}}
+    return {name: BASELINES[name](**params.get(name, {})) for name in names}
+
+
+def ours() -> dict[str, BaseEstimator]:
+    """Return what this package offers."""
+    return {"ot": OTReweightedClassifier()}
