@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import re
+import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ import numpy as np
 from _common import RESULTS, markdown_table, set_threads
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from sk_otreweight import compare
@@ -41,7 +45,7 @@ class Table:
     Attributes
     ----------
     name : str
-        Of the files that keep its fits.
+        Of the folder that keeps its fits.
     settings : sequence of str
     methods : callable
         ``methods(setting)`` returns the estimators by name.
@@ -57,42 +61,98 @@ class Table:
     draw: Callable[[str, int], Draw]
     net: Callable[[str], Any]
 
-    def fits(self, setting: str, seed: int) -> list[Fit]:
+    def fits(self, setting: str, seed: int, *, keep: bool = True) -> list[Fit]:
         """Return the figures of each method on one draw, those kept as they are."""
-        set_threads(1)
-        draw = self.draw(setting, seed)
-        folder = KEPT / self.name
-        folder.mkdir(parents=True, exist_ok=True)
+        return self.fit(self.methods(setting), setting, seed, keep=keep)
+
+    def fit(
+        self,
+        methods: Mapping[str, BaseEstimator],
+        setting: str,
+        seed: int,
+        *,
+        keep: bool = False,
+    ) -> list[Fit]:
+        """Return the figures of some methods on one draw."""
+        use_one_thread()
+        draw, net = self.draw(setting, seed), self.net(setting)
+        path = self._path(setting, seed, net) if keep else None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         table = compare(
-            self.methods(setting),
+            methods,
             draw.X,
             draw.y,
             draw.X_test,
             draw.y_test,
             meta=(draw.X_meta, draw.y_meta),
-            net=self.net(setting),
+            net=net,
             seeds=[seed],
-            path=folder / f"{setting.replace(' ', '_').replace('/', '-')}_{seed}.jsonl",
+            path=path,
             verbose=False,
         )
         return [{"setting": setting, **fit} for fit in table.attrs["fits"]]
 
+    def _path(self, setting: str, seed: int, net: Any) -> Path:
+        """Return the file that keeps the fits of one draw."""
+        place = re.sub(r"[^\w.-]+", "_", setting)
+        return KEPT / self.name / f"{place}_{seed}_{digest_of_net(net)}.jsonl"
 
-def table_arguments(description: str, seeds: int = 5) -> argparse.Namespace:
-    """Parse what the scripts have in common, and set the threads."""
+
+def use_one_thread() -> None:
+    """Let each process compute on one thread: the processes share the cores."""
+    set_threads(1)
+    threadpool_limits(1)  # OpenMP, which scikit-learn's trees use, as well as BLAS
+
+
+def digest_of_net(net: Any) -> str:
+    """Return a short hash of all parameters of a net, the same in every process.
+
+    The text form of a skorch net tells the module alone, not how it is trained.
+    """
+    text = repr(net)
+    if hasattr(net, "get_params"):
+        params = net.get_params(deep=False)
+        params["callbacks"] = [
+            (type(callback).__name__, sorted(callback.get_params().items()))
+            for callback in params.get("callbacks") or []
+        ]
+        text = repr(sorted(params.items()))
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def table_arguments(
+    description: str, seeds: int = 5, options: Mapping[str, str] | None = None
+) -> argparse.Namespace:
+    """Parse what the scripts have in common, and set the threads.
+
+    Parameters
+    ----------
+    description : str
+    seeds : int, default=5
+        Of the full form.
+    options : mapping, default=None
+        Names of further options that take a value, and their help.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--short",
         action="store_true",
-        help="one setting, seed and few methods; printed, not recorded",
+        help="one setting, seed and few methods; printed, neither kept nor recorded",
     )
-    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--seeds", type=int, help=f"default: {seeds}, 1 with --short")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument(
         "--workers",
         type=int,
-        default=2,
-        help="fits at a time, one thread each (default: 2); 1 on a GPU",
+        help="draws at a time, one thread each (default: 2; 1 on a GPU)",
+    )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="forget the fits of earlier runs: they are told apart by their data, net "
+        "and parameters, not by the code that made them",
     )
     parser.add_argument(
         "--check",
@@ -100,14 +160,24 @@ def table_arguments(description: str, seeds: int = 5) -> argparse.Namespace:
         metavar=("SETTING", "METHOD", "SEED"),
         help="fit one cell again, and print it beside what is recorded",
     )
+    for name, text in (options or {}).items():
+        parser.add_argument(f"--{name}", help=text)
     chosen = parser.parse_args()
+    if chosen.seeds is None:
+        chosen.seeds = 1 if chosen.short else seeds
+    if chosen.workers is None:
+        chosen.workers = 2 if chosen.device == "cpu" else 1
     chosen.threads = 1
-    set_threads(1)
+    use_one_thread()
     return chosen
 
 
 def run(tables: Sequence[Table], chosen: argparse.Namespace) -> dict[str, list[Fit]]:
     """Return the fits of each table; what was finished before is read from disk."""
+    keep = not chosen.short
+    if keep and chosen.fresh:
+        for table in tables:
+            shutil.rmtree(KEPT / table.name, ignore_errors=True)
     jobs = [
         (table, setting, seed)
         for seed in range(chosen.seeds)  # whole rounds first, should one run be cut
@@ -116,19 +186,20 @@ def run(tables: Sequence[Table], chosen: argparse.Namespace) -> dict[str, list[F
     ]
     fits: dict[str, list[Fit]] = {table.name: [] for table in tables}
     parallel = Parallel(n_jobs=chosen.workers, return_as="generator")
-    done = parallel(delayed(table.fits)(*place) for table, *place in jobs)
-    for (table, *_), found in zip(jobs, tqdm(done, total=len(jobs)), strict=True):
+    done = parallel(delayed(table.fits)(*place, keep=keep) for table, *place in jobs)
+    progress = tqdm(done, total=len(jobs), unit="draw")
+    for (table, *_), found in zip(jobs, progress, strict=True):
         fits[table.name] += found
     return fits
 
 
-def percent(fit: Fit) -> float:
-    """Return the balanced error of a fit, in per cent."""
-    return 100 * (1 - fit["balanced_accuracy"])
+def percent(fit: Fit, of: str = "balanced_accuracy") -> float:
+    """Return an error of a fit, in per cent: what is missing in a figure to 1."""
+    return 100 * (1 - fit[of])
 
 
 class Errors(NamedTuple):
-    """Balanced errors (%) over the seeds."""
+    """Errors (%) over the seeds."""
 
     mean: float
     std: float
@@ -140,37 +211,68 @@ class Errors(NamedTuple):
         return cls(statistics.fmean(values), spread)
 
     def __str__(self) -> str:
+        if np.isnan(self.std):
+            return f"{self.mean:.1f}"
         return f"{self.mean:.1f} ± {self.std:.1f}"
 
 
-def summary(fits: Sequence[Fit]) -> dict[str, dict[str, Errors]]:
-    """Return the errors by setting and method; failed fits are left out."""
-    values: dict[str, dict[str, list[float]]] = {}
+def errors_by_cell(
+    fits: Sequence[Fit], of: str = "balanced_accuracy"
+) -> dict[tuple[str, str], list[float]]:
+    """Return the errors of the seeds by setting and method; failed fits have none."""
+    values: dict[tuple[str, str], list[float]] = {}
     for fit in fits:
-        if "balanced_accuracy" in fit:
-            methods = values.setdefault(fit["setting"], {})
-            methods.setdefault(fit["method"], []).append(percent(fit))
-    return {
-        setting: {name: Errors.of(errors) for name, errors in methods.items()}
-        for setting, methods in values.items()
-    }
+        cell = values.setdefault((fit["setting"], fit["method"]), [])
+        if of in fit:
+            cell.append(percent(fit, of))
+    return values
 
 
-def error_table(fits: Sequence[Fit], heading: str = "method") -> str:
-    """Return methods by settings in Markdown, the lowest error of each in bold."""
-    errors = summary(fits)
-    methods = list(dict.fromkeys(fit["method"] for fit in fits))
-    lowest = {
-        setting: min(own.values(), key=lambda x: x.mean)
-        for setting, own in errors.items()
+def summary(
+    fits: Sequence[Fit], of: str = "balanced_accuracy"
+) -> dict[str, dict[str, Errors]]:
+    """Return the errors by setting and method; failed fits are left out."""
+    found: dict[str, dict[str, Errors]] = {}
+    for (setting, method), values in errors_by_cell(fits, of).items():
+        methods = found.setdefault(setting, {})
+        if values:
+            methods[method] = Errors.of(values)
+    return found
+
+
+def error_table(
+    fits: Sequence[Fit], heading: str = "method", of: str = "balanced_accuracy"
+) -> str:
+    """Return methods by settings in Markdown, the lowest error of each in bold.
+
+    Where a method failed, the cell says so, and for how many seeds.
+
+    Parameters
+    ----------
+    fits : sequence of dict
+    heading : str, default="method"
+        Of the first column.
+    of : str, default="balanced_accuracy"
+        The figure whose error is shown.
+    """
+    errors, cells = summary(fits, of), errors_by_cell(fits, of)
+    counts = {
+        cell: sum((fit["setting"], fit["method"]) == cell for fit in fits)
+        for cell in cells
     }
     rows = []
-    for method in methods:
+    for method in dict.fromkeys(fit["method"] for fit in fits):
         row = [method]
         for setting, own in errors.items():
-            text = str(own.get(method, "failed"))
-            is_lowest = own.get(method) is lowest[setting]
-            row.append(f"**{text}**" if is_lowest else text)
+            n_done = len(cells.get((setting, method), []))
+            n_failed = counts.get((setting, method), 0) - n_done
+            if not n_done:
+                row.append("failed" if n_failed else "")
+                continue
+            text = str(own[method])
+            if own[method].mean == min(x.mean for x in own.values()):
+                text = f"**{text}**"
+            row.append(f"{text} ({n_failed} failed)" if n_failed else text)
         rows.append(row)
     return markdown_table([heading, *errors], rows)
 
@@ -188,32 +290,61 @@ def failures(fits: Sequence[Fit]) -> str:
 def check(tables: Sequence[Table], name: str, chosen: argparse.Namespace) -> int:
     """Fit one cell again, and print its error beside what is recorded.
 
+    Parameters
+    ----------
+    tables : sequence of Table
+    name : str
+        Of the record, as given to `report`; its data are the fits of each table.
+    chosen : Namespace
+        From `table_arguments`.
+
     Returns
     -------
     status : int
-        0 if it lies within a standard deviation of the recorded mean.
+        0 if the error is that of the same seed in the record, give or take a standard
+        deviation over the seeds; machines differ in how they round.
     """
-    setting, method, seed = chosen.check
-    record = json.loads((RESULTS / f"{name}.json").read_text())
-    table = next(
-        table
-        for table in tables
-        if setting in table.settings and method in table.methods(setting)
+    setting, method, seed = chosen.check[0], chosen.check[1], int(chosen.check[2])
+    table = _table_of(tables, setting, method)
+    before = _recorded(name, chosen.device, table.name, setting, method)
+    if seed not in before:
+        raise SystemExit(
+            f"There is no record of {setting!r}, {method!r} with seed {seed}; those "
+            f"that are recorded are {sorted(before)}."
+        )
+    (again,) = table.fit({method: table.methods(setting)[method]}, setting, seed)
+    if "balanced_accuracy" not in again:
+        print(f"{setting}, {method}, seed {seed} failed: {again['error']}")
+        return 1
+    over_seeds = Errors.of(list(before.values()))
+    print(
+        f"{setting}, {method}, seed {seed}: {percent(again):.2f} % (recorded: "
+        f"{before[seed]:.2f} %; over the seeds: {over_seeds})"
     )
-    recorded = summary(record["data"][table.name])[setting][method]
-    only = dict(table.methods(setting))
-    draw = table.draw(setting, int(seed))
-    again = compare(
-        {method: only[method]},
-        draw.X,
-        draw.y,
-        draw.X_test,
-        draw.y_test,
-        meta=(draw.X_meta, draw.y_meta),
-        net=table.net(setting),
-        seeds=[int(seed)],
-        verbose=False,
+    tolerance = 0.0 if np.isnan(over_seeds.std) else over_seeds.std
+    return int(not abs(percent(again) - before[seed]) <= tolerance + 1e-9)
+
+
+def _table_of(tables: Sequence[Table], setting: str, method: str) -> Table:
+    """Return the table that has a cell."""
+    for table in tables:
+        if setting in table.settings and method in table.methods(setting):
+            return table
+    settings = [setting for table in tables for setting in table.settings]
+    raise SystemExit(
+        f"There is no cell {setting!r}, {method!r}; the settings are {settings}."
     )
-    error = percent(again.attrs["fits"][0])
-    print(f"{setting}, {method}, seed {seed}: {error:.2f} % (recorded: {recorded})")
-    return int(abs(error - recorded.mean) > recorded.std)
+
+
+def _recorded(
+    name: str, device: str, table: str, setting: str, method: str
+) -> dict[int, float]:
+    """Return the recorded errors of a cell by seed."""
+    stem = name if device == "cpu" else f"{name}_{device}"
+    record = json.loads((RESULTS / f"{stem}.json").read_text())
+    return {
+        fit["seed"]: percent(fit)
+        for fit in record["data"][table]
+        if (fit["setting"], fit["method"]) == (setting, method)
+        and "balanced_accuracy" in fit
+    }
