@@ -54,6 +54,7 @@ from sk_otreweight.rows import (
     check_labelled_rows,
     check_rows,
     check_training_rows,
+    with_meta_rows,
 )
 from sk_otreweight.stage2 import Stage2Data, Stage2Step
 from sk_otreweight.training import TrainingRun
@@ -63,8 +64,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     """Base of classifiers that train a net in two stages, the second with weights.
 
     Subclasses store their parameters, among them `net`, `finetune`, `head`,
-    `max_epochs`, `lr`, `target_prior`, `random_state` and `verbose`, and write the
-    hooks below.
+    `max_epochs`, `lr`, `train_on_meta`, `target_prior`, `random_state` and `verbose`,
+    and write the hooks below.
     """
 
     can_stream: ClassVar[bool] = True
@@ -116,9 +117,9 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             1 if is_stream else self.max_epochs,
         )
 
-    def _training_rows(self, rows: TrainingRows) -> TrainingRows:
-        """Return the rows to train on, of those that were given."""
-        return rows
+    def _stage_one_step(self) -> Stage2Step | None:
+        """Return what has the losses of stage 1; None is the net itself."""
+        return None
 
     def _adapt_net(self) -> None:  # noqa: B027 - optional hook
         """Change the net, built or copied, before it is trained."""
@@ -183,7 +184,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         given = GivenMeta(meta, X_meta, y_meta, meta_mask)
         with kept_on_error(self):
             rows = check_training_rows(self, X, y, given, reset=True, is_stream=False)
-            rows = self._training_rows(rows)
+            if self.train_on_meta:
+                rows = with_meta_rows(rows)
             self.classes_ = np.unique(rows.y)
             check_two_classes(self.classes_)
             seed = draw_seed(self.random_state)
@@ -237,7 +239,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         net_kept = nullcontext() if first else restored_on_error(self.net_)
         with kept_on_error(self), net_kept:
             rows = check_training_rows(self, X, y, given, reset=first, is_stream=True)
-            rows = self._training_rows(rows)
+            if self.train_on_meta:
+                rows = with_meta_rows(rows)
             if not first:
                 check_inputs_like(row_shapes(rows.X), self._input_shape, name="X")
                 self._begin_chunk()
@@ -340,6 +343,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         if self.lr is not None:
             check_real(self.lr, name="lr")
         check_choice(self.verbose, name="verbose", choices=(0, 1, 2))
+        check_choice(self.train_on_meta, name="train_on_meta", choices=(True, False))
         check_target_prior(self.target_prior)
         self._check_parameters()
 
@@ -401,7 +405,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             TrainingRun(net, X, targets, self._columns, progress, encoded) as run,
         ):
             if stage_one:
-                run.stage_one(epochs[0])
+                run.stage_one(epochs[0], self._stage_one_step())
             data = self._stage_two_data(X, labels, targets, is_stream, epochs[1], seed)
             step = self._make_step(data)
             run.stage_two(

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from skorch import NeuralNet
 from skorch.utils import to_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from sk_otreweight._validation import (
     MetaData,
@@ -25,8 +26,11 @@ from sk_otreweight.extraction import (
     training_features,
 )
 from sk_otreweight.inputs import take
+from sk_otreweight.losses import LogitAdjustedLoss
 from sk_otreweight.meta_rows import loss_inputs, meta_rows
+from sk_otreweight.recipes import RECIPES
 from sk_otreweight.reweighter import Reweighter
+from sk_otreweight.scores import class_scores
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 from sk_otreweight.virtual_step import VirtualStep
 
@@ -79,11 +83,19 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         Step size beta of the weights; None takes the strategy's own.
     init_weights : {"uniform", "class_balanced", "inverse"}, default="uniform"
         Where the weights start; the closed form has no start.
+    loss : {"net", "logit_adjusted"}, default="net"
+        Loss of the rows in both stages. "net" is the net's own; "logit_adjusted" is
+        cross-entropy with the scores raised by the log of the class frequencies
+        (:class:`LogitAdjustedLoss`), which balances the classes by itself and goes with
+        ``weights=SemiRelaxedWeights(per_class=True)``.
     meta_loss_weight : float, default=0.0
         Factor of the mean loss on the meta set, added to the loss of each batch. The
         released code of the paper uses 10.
     solver : str or TransportSolver, default="sinkhorn"
         ``"sinkhorn"``, ``"pot"``, or an instance with its `max_iter` and `tol`.
+    train_on_meta : bool, default=False
+        Train on the meta rows as well, if some are given: labelled rows of rare
+        classes are worth more as such than the little that knowing them costs.
     target_prior : {"uniform", "train"} or array-like, default=None
         Shares of the classes where the model is used, (n_classes,) in the order of
         ``classes_``: predictions are corrected from ``prior_`` to these. "train" are
@@ -156,8 +168,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         lr: float | None = None,
         weight_lr: float | None = None,
         init_weights: str = "uniform",
+        loss: str = "net",
         meta_loss_weight: float = 0.0,
         solver: Any = "sinkhorn",
+        train_on_meta: bool = False,
         target_prior: Any = None,
         random_state: Any = None,
         verbose: int = 0,
@@ -174,11 +188,53 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         self.lr = lr
         self.weight_lr = weight_lr
         self.init_weights = init_weights
+        self.loss = loss
         self.meta_loss_weight = meta_loss_weight
         self.solver = solver
+        self.train_on_meta = train_on_meta
         self.target_prior = target_prior
         self.random_state = random_state
         self.verbose = verbose
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: str, net: Any = None, **params: Any
+    ) -> OTReweightedClassifier:
+        """Return an estimator with a named set of parameters.
+
+        Parameters
+        ----------
+        recipe : {"paper", "released-code", "robust"}
+            "paper" takes Algorithm 1 as it is printed: plain gradient steps of 1e-3 on
+            a vector of weights, which hardly move it. "released-code" follows the
+            paper's published code: class-balanced start, 10 times the loss on the meta
+            rows, the head alone. "robust" leaves the balance of the classes to a
+            logit-adjusted loss, tells the rows of a class apart by transport, and
+            trains on the meta rows too: for labels some of which may be wrong.
+        net : optional
+            As in the constructor.
+        **params
+            Parameters of the constructor, in the place of the recipe's.
+
+        Returns
+        -------
+        estimator : OTReweightedClassifier
+            Not fitted. The recipe is not remembered: `get_params` shows what it set.
+
+        Raises
+        ------
+        ValueError
+            If there is no recipe of this name.
+
+        Examples
+        --------
+        >>> from sk_otreweight import OTReweightedClassifier
+        >>> clf = OTReweightedClassifier.from_recipe("robust", random_state=0)
+        >>> clf.loss
+        'logit_adjusted'
+        """
+        check_choice(recipe, name="recipe", choices=tuple(RECIPES))
+        return cls(net, **(RECIPES[recipe]() | params))
 
     def _check_parameters(self) -> None:
         check_choice(
@@ -186,8 +242,33 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             name="virtual_step",
             choices=("first_order", "exact", None),
         )
+        check_choice(self.loss, name="loss", choices=("net", "logit_adjusted"))
         check_real(self.meta_loss_weight, name="meta_loss_weight")
         self._new_reweighter(seed=0)
+
+    @property
+    def begins_with(self) -> str | None:
+        """Return what others may have trained for it."""
+        return "net" if self.loss == "net" else None
+
+    def _make_loss(self) -> nn.Module | None:
+        """Return the loss in the place of the net's own."""
+        if self.loss == "net":
+            return None
+        counts = np.maximum(self._class_counts, 1)  # a stream may lack a class so far
+        return LogitAdjustedLoss(counts, reduction="none").to(self.net_.device)
+
+    def _stage_one_step(self) -> Stage2Step | None:
+        loss = self._make_loss()
+        return None if loss is None else _LossStep(self.net_, loss)
+
+    def _assumed_prior(self) -> np.ndarray:
+        prior = super()._assumed_prior()
+        if self.loss == "net":
+            return prior
+        # The scores are those of balanced classes, but for the weights.
+        prior = prior / np.maximum(self._class_counts, 1)
+        return prior / prior.sum()
 
     def _begin_chunk(self) -> None:
         super()._begin_chunk()
@@ -235,6 +316,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             n_classes=len(self.classes_),
             virtual_step=self.virtual_step,
             meta_loss_weight=self.meta_loss_weight,
+            loss=self._make_loss(),
         )
 
     def _sample_weight(self, step: _TransportStep, data: Stage2Data) -> Tensor:
@@ -243,7 +325,24 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         return self._reweighter.sample_weight(features)
 
 
-class _TransportStep(Stage2Step):
+class _LossStep(Stage2Step):
+    """A loss of scores and labels in the place of the net's own, if one is given."""
+
+    def __init__(self, net: NeuralNet, loss: nn.Module | None):
+        self.net, self.loss = net, loss
+
+    def losses(self, batch: StepBatch) -> Tensor:
+        """Return the loss of each row (n,)."""
+        if self.loss is None:
+            return super().losses(batch)
+        return self.loss(class_scores(self.net, batch.outputs), batch.labels)
+
+    def weigh(self, batch: StepBatch) -> Tensor:
+        """Weigh the rows alike."""
+        return torch.ones_like(batch.losses)
+
+
+class _TransportStep(_LossStep):
     """Steps (a) and (b) of Algorithms 1 and 2 for a batch; skorch does step (c)."""
 
     def __init__(
@@ -254,7 +353,9 @@ class _TransportStep(Stage2Step):
         n_classes: int,
         virtual_step: str | None,
         meta_loss_weight: float,
+        loss: nn.Module | None,
     ) -> None:
+        super().__init__(data.net, loss)
         self.reweighter, self.data = reweighter, data
         self.n_classes = n_classes
         self.meta_loss_weight = meta_loss_weight

@@ -195,7 +195,9 @@ class _Bench:
 
     def _begin(self, estimator: BaseReweightedClassifier, seed: int) -> float:
         """Give an estimator the net it begins with, and return what that took."""
-        if isinstance(estimator.net, FrozenEstimator) or estimator.begins_with is None:
+        is_trained = isinstance(estimator.net, FrozenEstimator)
+        # The nets that are shared have not seen the meta rows.
+        if is_trained or estimator.begins_with is None or estimator.train_on_meta:
             return 0.0
         trained, seconds = self._trained(
             estimator,

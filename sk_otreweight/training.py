@@ -116,16 +116,25 @@ class TrainingRun:
             losses = net.get_loss(output, self.y[:2], X=rows, training=False)
         check_losses(losses, n_rows=len(self.y[:2]))
 
-    def stage_one(self, epochs: int) -> None:
-        """Train the net as it is configured, with its own loss."""
+    def stage_one(self, epochs: int, step: Stage2Step | None = None) -> None:
+        """Train the net as it is configured, with its own loss.
 
-        def step(batch: Any) -> dict[str, Any]:
+        Parameters
+        ----------
+        epochs : int
+        step : Stage2Step, default=None
+            Losses in the place of the net's own.
+        """
+
+        def own_step(batch: Any) -> dict[str, Any]:
             with replaced(self.net, get_loss=_checked_loss(self.net)):
                 return self.net.train_step(batch)
 
-        batches = self._batches(self.train)
+        batches, train_step = self._batches(self.train), own_step
+        if step is not None:
+            train_step = _WeightedStep(self.net, step, None, False, False, stage=1)
         self._run(
-            1, epochs, lambda: batches, step, lambda _: None, lambda: self.columns
+            1, epochs, lambda: batches, train_step, lambda _: None, lambda: self.columns
         )
 
     def stage_two(
@@ -261,9 +270,10 @@ class _WeightedStep:
         head: Head | None,
         cached: bool,
         freeze: bool,
+        stage: int = 2,
     ) -> None:
         self.net, self.step, self.head = net, step, head
-        self.cached, self.freeze = cached, freeze
+        self.cached, self.freeze, self.stage = cached, freeze, stage
 
     def __call__(self, batch: RowBatch) -> dict[str, Any]:
         net, weights = self.net, None
@@ -287,7 +297,7 @@ class _WeightedStep:
             losses = self.step.losses(given)
             losses = check_losses(losses, n_rows=len(y_true))
             if self.step.needs_losses:
-                _check_batch(net, losses)
+                _check_batch(net, losses, self.stage)
             if weights is None:  # once, also if the optimizer asks for the loss again
                 weights = self.step.weigh(given._replace(losses=losses))
             total = (weights * losses).mean()
@@ -296,7 +306,9 @@ class _WeightedStep:
                 factor, X_extra, y_extra = extra
                 scores = net.infer(X_extra)
                 total = total + factor * own_loss(scores, y_extra, training=True).mean()
-            _check_batch(net, total)  # not finite if a loss or a weight is not
+            _check_batch(
+                net, total, self.stage
+            )  # not finite if a loss or a weight is not
             return total
 
         with ExitStack() as stack:

@@ -38,6 +38,7 @@ CLASSIFIERS = [
         OTReweightedClassifier(quick_net(), weights=weights, max_epochs=2)
         for weights in ("vector", "net", "attention", "semirelaxed")
     ),
+    OTReweightedClassifier.from_recipe("robust", quick_net(), max_epochs=2),
 ]
 ANY_CLASSIFIERS = [
     OTReweightedEstimator(LogisticRegression()),

@@ -99,6 +99,7 @@ TABLE = {
         },
         SHELL | {"skorch"},
     ),
+    "recipes": ({"costs", "meta_sets", "weights"}, {"torch"}),
     "classifier": (
         {
             "base",
@@ -108,7 +109,10 @@ TABLE = {
             "virtual_step",
             "meta_rows",
             "batches",
+            "losses",
+            "recipes",
             "reweighter",
+            "scores",
             "costs",
             "meta_sets",
             "weights",

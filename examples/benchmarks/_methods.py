@@ -30,5 +30,13 @@ def baselines(names: Sequence[str] = tuple(BASELINES)) -> dict[str, BaseEstimato
 
 
 def ours() -> dict[str, BaseEstimator]:
-    """Return what this package offers."""
-    return {"ot": OTReweightedClassifier()}
+    """Return what this package offers: the defaults, and the recipes."""
+    recipes = {
+        "ot_paper": "paper",
+        "ot_released_code": "released-code",
+        "ot_robust": "robust",
+    }
+    return {"ot": OTReweightedClassifier()} | {
+        name: OTReweightedClassifier.from_recipe(recipe)
+        for name, recipe in recipes.items()
+    }

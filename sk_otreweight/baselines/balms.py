@@ -29,7 +29,7 @@ class BALMSClassifier(MetaClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     finetune : {"head", "all"}, default="head"
         As in :class:`MetaClassifier`; the paper's is "head".

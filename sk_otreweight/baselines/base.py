@@ -144,7 +144,7 @@ class BaselineClassifier(BaseReweightedClassifier):
     lr : float, default=None
         Learning rate of these; None keeps the optimizer's. In methods of
         one stage, of all epochs.
-    target_prior : {"uniform", "train"} or array-like, default=None
+    train_on_meta, target_prior
         As in :class:`OTReweightedClassifier`.
     random_state : int, RandomState instance or None, default=None
     verbose : {0, 1, 2}, default=0
@@ -176,6 +176,7 @@ class BaselineClassifier(BaseReweightedClassifier):
     head: Any = None
     max_epochs: int = 10
     lr: float | None = None
+    train_on_meta: bool = False
     target_prior: Any = None
     random_state: Any = None
     verbose: int = 0

@@ -95,7 +95,7 @@ class CRTClassifier(_Decoupled):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
 
     Examples
@@ -131,7 +131,7 @@ class LWSClassifier(_Decoupled):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
 
     Examples
@@ -163,7 +163,7 @@ class DisAlignClassifier(_Decoupled):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     rho : float, default=1.0
         Exponent of the inverse class frequencies that weigh the losses. The paper's is
@@ -217,7 +217,7 @@ class MetaHeadClassifier(_Decoupled):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     per_class : int, default=10
         Rows of each class that are drawn from the training rows if there are no

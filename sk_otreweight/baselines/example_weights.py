@@ -30,7 +30,7 @@ class Hu2019Classifier(MetaClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`. The optimizer must be SGD, Adam or AdamW.
     finetune, per_class, meta_batch_size
         See :class:`MetaClassifier`; here a step looks at all meta rows by default.

@@ -30,7 +30,7 @@ class InfluenceBalancedClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     alpha : float or "auto", default="auto"
         Scale of the loss; the released code takes 1000.
@@ -88,7 +88,7 @@ class InfluenceBalancedCBClassifier(InfluenceBalancedClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     alpha, start, detach
         See :class:`InfluenceBalancedClassifier`.
@@ -125,7 +125,7 @@ class InfluenceBalancedFocalClassifier(InfluenceBalancedClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     alpha, start, detach
         See :class:`InfluenceBalancedClassifier`.

@@ -39,7 +39,7 @@ class MetaClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     finetune : {"all", "head"}, default="all"
         "head" trains the last layer alone, on the features of a net that was trained
@@ -172,7 +172,7 @@ class L2RWClassifier(MetaClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     finetune, per_class, meta_batch_size
         See :class:`MetaClassifier`.
@@ -210,7 +210,7 @@ class MetaClassWeightClassifier(MetaClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     finetune, per_class, meta_batch_size
         See :class:`MetaClassifier`.

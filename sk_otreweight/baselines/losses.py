@@ -41,7 +41,7 @@ class FocalClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     gamma : float, default=2.0
         Exponent; 0 is cross-entropy.
@@ -78,7 +78,7 @@ class ClassBalancedFocalClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     beta : float or "auto", default=0.9999
         See :func:`effective_number_weights`.
@@ -145,7 +145,7 @@ class LogitAdjustmentClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     tau : float, default=1.0
         Strength; 0 is cross-entropy.
@@ -185,7 +185,7 @@ class BalancedSoftmaxClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
 
     Examples

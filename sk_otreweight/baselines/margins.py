@@ -28,7 +28,7 @@ class LDAMClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     max_margin : float, default=0.5
         Margin of the rarest class.
@@ -74,7 +74,7 @@ class LDAMDRWClassifier(LDAMClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     max_margin, scale
         See :class:`LDAMClassifier`.

@@ -24,7 +24,7 @@ class MetaWeightNetClassifier(MetaClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     finetune, per_class, meta_batch_size
         See :class:`MetaClassifier`.

@@ -42,7 +42,7 @@ class MetaSAugClassifier(MetaClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`. The net must end in an ``nn.Linear``.
     finetune, per_class, meta_batch_size
         See :class:`MetaClassifier`.

@@ -97,7 +97,7 @@ class OLTRClassifier(TwoStageClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`. The net must end in an ``nn.Linear``.
     finetune : {"head", "all"}, default="head"
         Whether stage 2 trains the new head alone, or the whole net.

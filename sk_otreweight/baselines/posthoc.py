@@ -36,7 +36,7 @@ class PosthocLogitAdjustmentClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     tau : float, default=1.0
         Strength; 0 leaves the predictions as they are.
@@ -92,7 +92,7 @@ class TauNormClassifier(_AfterTraining):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     tau : float or "auto", default="auto"
         1 gives all of them length 1, 0 leaves them. "auto" tries 0, 0.1, ... 2 and
@@ -159,7 +159,7 @@ class NearestClassMeanClassifier(_AfterTraining):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     feature_transform : {"cl2n", "l2n", None}, default="cl2n"
         What is done to the features: subtract the mean of the training set and scale to
@@ -232,7 +232,7 @@ class OTPosthocClassifier(_AfterTraining):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     eps : float, default=1.0
         Weight of the entropy.

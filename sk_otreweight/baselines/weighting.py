@@ -10,7 +10,6 @@ from sk_otreweight.class_weights import (
     effective_number_weights,
     inverse_frequency_weights,
 )
-from sk_otreweight.rows import TrainingRows, with_meta_rows
 from sk_otreweight.stage2 import Stage2Data, Stage2Step
 
 
@@ -20,7 +19,7 @@ class CrossEntropyClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
 
     Examples
@@ -47,7 +46,7 @@ class CrossEntropyWithMetaClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
 
     Examples
@@ -64,8 +63,7 @@ class CrossEntropyWithMetaClassifier(BaselineClassifier):
     paper = "control"
     needs = frozenset({"meta"})
 
-    def _training_rows(self, rows: TrainingRows) -> TrainingRows:
-        return with_meta_rows(rows)
+    train_on_meta: bool = True
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -77,7 +75,7 @@ class InverseFrequencyClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     gamma : float, default=1.0
         Exponent; 0.5 is gentler.
@@ -116,7 +114,7 @@ class ClassBalancedClassifier(BaselineClassifier):
 
     Parameters
     ----------
-    net, head, max_epochs, lr, target_prior, random_state, verbose
+    net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`.
     beta : float or "auto", default=0.9999
         See :func:`effective_number_weights`.

@@ -1,0 +1,260 @@
+"""Losses that balance the classes, weights within a class, and the named recipes."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from classifier_helpers import quick
+from nets_for_tests import SmallMLP, SoftmaxMLP, small_net
+from oracles import assert_same
+from sklearn.base import clone
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.model_selection import GridSearchCV
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from torch import nn
+
+from sk_otreweight import (
+    BASELINES,
+    OTReweightedClassifier,
+    SemiRelaxedWeights,
+    WeightVector,
+    compare,
+    load,
+    make_long_tailed,
+)
+from sk_otreweight.recipes import RECIPES, released_code_cost
+from sk_otreweight.weights.semirelaxed import class_means
+
+STILL = WeightVector(lr=0.0)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Three classes of 60, 30 and 10 rows, and 5 meta rows of each."""
+    X, y = make_blobs([65, 35, 15], n_features=4, random_state=0, cluster_std=3.0)
+    X = X.astype(np.float32)
+    is_meta = np.zeros(len(y), bool)
+    for k in range(3):
+        is_meta[np.flatnonzero(y == k)[-5:]] = True
+    return X[~is_meta], y[~is_meta], (X[is_meta], y[is_meta])
+
+
+# The loss
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_logit_adjusted_training_is_that_of_the_baseline(data, epochs):
+    X, y, meta = data
+    own = quick(
+        loss="logit_adjusted", weights=STILL, finetune="all", max_epochs=epochs
+    ).fit(X, y, meta=meta)
+    baseline = BASELINES["logit_adjustment"](
+        small_net(max_epochs=2), max_epochs=epochs, random_state=0
+    ).fit(X, y, meta=meta)
+    expected = baseline.predict_proba(X)
+    np.testing.assert_allclose(own.predict_proba(X), expected, atol=1e-6)
+    np.testing.assert_allclose(own.prior_, 1 / 3)
+    plain = quick(weights=STILL, finetune="all", max_epochs=epochs)
+    gap = plain.fit(X, y, meta=meta).predict_proba(X) - expected
+    assert np.abs(gap).max() > 1e-2
+
+
+def test_both_stages_have_it(data):
+    X, y, meta = data
+    clf = quick(loss="logit_adjusted", weights=STILL, max_epochs=1)
+    losses = clf.fit(X, y, meta=meta).history_[:, "train_loss"]
+    plain = quick(weights=STILL, max_epochs=1).fit(X, y, meta=meta)
+    assert losses[0] != plain.history_[0, "train_loss"]
+    assert losses[-1] != plain.history_[-1, "train_loss"]
+
+
+def test_weights_between_classes_come_on_top(data):
+    X, y, meta = data
+    clf = quick(loss="logit_adjusted", cost="label", reg=0.01).fit(X, y, meta=meta)
+    inverse = 1 / np.bincount(y)
+    np.testing.assert_allclose(clf.prior_, inverse / inverse.sum(), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        NeuralNetClassifier(SoftmaxMLP, lr=0.1, train_split=None, verbose=0),
+        NeuralNetBinaryClassifier(
+            SmallMLP,
+            module__n_features=4,
+            module__n_classes=1,
+            train_split=None,
+            verbose=0,
+        ),
+    ],
+    ids=["probabilities", "one score"],
+)
+def test_nets_that_return_no_two_scores(data, net):
+    X, y, _ = data
+    rows = y < 2
+    clf = quick(net.set_params(max_epochs=2), loss="logit_adjusted")
+    clf.fit(X[rows], y[rows])
+    np.testing.assert_allclose(clf.predict_proba(X).sum(1), 1, rtol=1e-6)
+
+
+def test_a_stream_that_lacks_a_class(data):
+    X, y, _ = data
+    clf = quick(loss="logit_adjusted", weights=SemiRelaxedWeights(per_class=True))
+    clf.partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 2])
+    clf.partial_fit(X, y)
+    assert np.isfinite(clf.predict_proba(X)).all()
+
+
+def test_a_loss_that_is_not_known(data):
+    X, y, _ = data
+    with pytest.raises(ValueError, match="loss='balanced' .*'net', 'logit_adjusted'"):
+        quick(loss="balanced").fit(X, y)
+
+
+# Weights within a class
+
+
+def test_weights_of_each_class_have_mean_one(data):
+    X, y, meta = data
+    net = small_net(max_epochs=2)
+    own = quick(net, weights=SemiRelaxedWeights(per_class=True)).fit(X, y, meta=meta)
+    plain = quick(net).fit(X, y, meta=meta)
+    np.testing.assert_allclose(own.class_weight_, 1, rtol=1e-5)
+    assert plain.class_weight_.max() > 2
+    for k in range(3):
+        rows = y == k
+        ratio = own.sample_weight_[rows] / plain.sample_weight_[rows]
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+        assert own.sample_weight_[rows].std() > 0.01
+    np.testing.assert_allclose(own.prior_, np.bincount(y) / len(y), rtol=1e-5)
+
+
+def test_weights_of_a_class_that_are_all_zero_stay():
+    labels = torch.tensor([0, 0, 2])
+    means = class_means(torch.tensor([1.0, 3.0, 0.0]), labels)
+    assert_same(means, torch.tensor([2.0, 1.0, 1.0]), atol=0)
+
+
+def test_per_class_must_be_true_or_false(data):
+    X, y, _ = data
+    with pytest.raises(ValueError, match="per_class='yes'"):
+        quick(weights=SemiRelaxedWeights(per_class="yes")).fit(X, y)
+
+
+def test_files_do_not_hold_the_labels(data, tmp_path):
+    X, y, meta = data
+    clf = quick(weights=SemiRelaxedWeights(per_class=True)).fit(X, y, meta=meta)
+    clf.save(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors")
+    assert not hasattr(loaded.weights_, "labels_")
+    np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
+    again = pickle.loads(pickle.dumps(clf)).fit(X, y, meta=meta)
+    np.testing.assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
+
+
+def test_wrong_labels_count_less_and_the_recipe_is_better_for_it():
+    X, y = load_digits(return_X_y=True)
+    draw = make_long_tailed(
+        X / 16, y, imbalance_factor=5, label_noise=0.3, random_state=0
+    )
+    meta = draw.X_meta, draw.y_meta
+    rest = np.setdiff1d(np.arange(len(y)), [*draw.train_indices, *draw.meta_indices])
+    robust = OTReweightedClassifier.from_recipe("robust", random_state=0)
+    weights = robust.fit(draw.X, draw.y, meta=meta).sample_weight_
+    assert weights[draw.flipped].mean() < 0.6 * weights[~draw.flipped].mean()
+    still = clone(robust).set_params(weights=STILL, weight_lr=None)
+    still.fit(draw.X, draw.y, meta=meta)
+    X_test, y_test = X[rest] / 16, y[rest]
+    assert robust.score(X_test, y_test) > still.score(X_test, y_test) + 0.02
+
+
+# Meta rows as training rows
+
+
+@pytest.mark.parametrize("name", ["ot", *sorted(BASELINES)])
+def test_training_on_meta_rows_is_training_on_both(data, name):
+    X, y, meta = data
+
+    def make(**params):
+        net = small_net(max_epochs=2)
+        params = {"max_epochs": 2, "random_state": 0} | params
+        if name == "ot":
+            return OTReweightedClassifier(net, **params)
+        return BASELINES[name](net, **params)
+
+    own = make(train_on_meta=True).fit(X, y, meta=meta)
+    both = np.concatenate([X, meta[0]]), np.concatenate([y, meta[1]])
+    other = make(train_on_meta=False).fit(*both, meta=meta)
+    np.testing.assert_array_equal(own.predict_proba(X), other.predict_proba(X))
+    assert own.sample_weight_.shape == y.shape
+    without = make(train_on_meta=True).fit(X, y)
+    plain = make(train_on_meta=False).fit(X, y)
+    np.testing.assert_array_equal(without.predict_proba(X), plain.predict_proba(X))
+
+
+def test_what_is_compared_has_its_own_stage_one(data):
+    X, y, meta = data
+    methods = {
+        "alone": quick(train_on_meta=True),
+        "adjusted": quick(loss="logit_adjusted"),
+    }
+    table = compare(methods, X, y, X, y, meta=meta, seeds=[0], verbose=False)
+    for name, clf in methods.items():
+        expected = clone(clf).fit(X, y, meta=meta).score(X, y)
+        fit = next(x for x in table.attrs["fits"] if x["method"] == name)
+        recalls = [fit[f"recall_{k}"] for k in range(3)]
+        accuracy = np.dot(recalls, np.bincount(y)) / len(y)
+        assert accuracy == pytest.approx(expected), name
+
+
+# The recipes
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_are_plain_parameters(data, recipe):
+    X, y, meta = data
+    clf = OTReweightedClassifier.from_recipe(
+        recipe, small_net(max_epochs=2), max_epochs=2, random_state=0
+    )
+    given = clf.get_params(deep=False)
+    for name, value in RECIPES[recipe]().items():
+        assert repr(given[name]) == repr(value)
+    assert given["max_epochs"] == 2
+    clf.fit(X, y, meta=meta)
+    again = clone(clf).fit(X, y, meta=meta)
+    np.testing.assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(clf)).predict_proba(X), clf.predict_proba(X)
+    )
+    other = OTReweightedClassifier.from_recipe(recipe)
+    assert other.weights is not clf.weights
+
+
+def test_parameters_take_the_place_of_the_recipes(data):
+    X, y, meta = data
+    clf = OTReweightedClassifier.from_recipe("robust", SmallMLP, reg=0.5, max_epochs=1)
+    assert (clf.reg, clf.net) == (0.5, SmallMLP)
+    search = GridSearchCV(clf, {"reg": [0.1, 1.0]}, cv=2)
+    assert search.fit(X, y, meta=meta).best_estimator_.loss == "logit_adjusted"
+
+
+def test_a_recipe_that_is_not_known():
+    with pytest.raises(ValueError, match="'paper', 'released-code', 'robust'"):
+        OTReweightedClassifier.from_recipe("best")
+
+
+def test_the_cost_of_the_released_code():
+    generator = torch.Generator().manual_seed(0)
+    z, q = (
+        torch.randn(5, 3, generator=generator),
+        torch.randn(4, 3, generator=generator),
+    )
+    labels, points = torch.tensor([0, 1, 2, 3, 0]), torch.arange(4)
+    C = released_code_cost(z, labels, q, points)
+    one_hot, other = torch.eye(4)[labels], torch.eye(4)[points]
+    squares = ((one_hot[:, None] - other) ** 2).mean(2)
+    cosine = 1 - nn.functional.cosine_similarity(z[:, None], q[None], dim=2)
+    assert_same(C, cosine / 2 + squares / 2, atol=1e-6)
