@@ -28,12 +28,12 @@ Fit = dict[str, Any]
 
 
 class Draw(NamedTuple):
-    """Training, meta and test rows of one seed of a setting."""
+    """Training, meta (None if there are none) and test rows of one draw."""
 
     X: Any
     y: np.ndarray
     X_meta: Any
-    y_meta: np.ndarray
+    y_meta: np.ndarray | None
     X_test: Any
     y_test: np.ndarray
 
@@ -85,7 +85,7 @@ class Table:
             draw.y,
             draw.X_test,
             draw.y_test,
-            meta=(draw.X_meta, draw.y_meta),
+            meta=None if draw.y_meta is None else (draw.X_meta, draw.y_meta),
             net=net,
             seeds=[seed],
             path=path,
@@ -123,7 +123,10 @@ def digest_of_net(net: Any) -> str:
 
 
 def table_arguments(
-    description: str, seeds: int = 5, options: Mapping[str, str] | None = None
+    description: str,
+    seeds: int = 5,
+    options: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
 ) -> argparse.Namespace:
     """Parse what the scripts have in common, and set the threads.
 
@@ -134,6 +137,8 @@ def table_arguments(
         Of the full form.
     options : mapping, default=None
         Names of further options that take a value, and their help.
+    flags : mapping, default=None
+        The same for options that take none.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
@@ -162,6 +167,8 @@ def table_arguments(
     )
     for name, text in (options or {}).items():
         parser.add_argument(f"--{name}", help=text)
+    for name, text in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     chosen = parser.parse_args()
     if chosen.seeds is None:
         chosen.seeds = 1 if chosen.short else seeds
