@@ -179,6 +179,33 @@ def table_arguments(
     return chosen
 
 
+def kept(
+    name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what was computed for a key, now or in an earlier run.
+
+    Parameters
+    ----------
+    name : str
+        Of the file.
+    key : mapping
+        Of what JSON can hold.
+    compute : callable
+        Returns the figures.
+    """
+    path = KEPT / f"{name}.jsonl"
+    if path.exists():
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if entry["key"] == key:
+                return entry["figures"]
+    figures = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps({"key": key, "figures": figures}) + "\n")
+    return figures
+
+
 def run(tables: Sequence[Table], chosen: argparse.Namespace) -> dict[str, list[Fit]]:
     """Return the fits of each table; what was finished before is read from disk."""
     keep = not chosen.short

@@ -17,7 +17,6 @@ form takes about three hours on two cores; what is finished is kept in
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _common import markdown_table, report
-from _tables import KEPT, Errors, table_arguments, use_one_thread
+from _tables import Errors, kept, table_arguments, use_one_thread
 from defaults import FashionCNN
 from joblib import Parallel, delayed
 from sklearn.metrics import roc_auc_score
@@ -42,6 +41,7 @@ from sk_otreweight import (
     make_long_tailed,
     semirelaxed_weights,
     sinkhorn,
+    suspicious_rows,
 )
 
 N_CLASSES, N_VALID, BATCH, LR = 10, 500, 128, 1e-3
@@ -80,7 +80,8 @@ class Trial:
         "within" (transport weights, of mean 1 in each class), "between" (those as they
         are), "share" (what a row gets from the prototype of its own class in a balanced
         plan), "hard" (the inverse of "within"), "prediction" (within, by the
-        probability of the label in the place of the features).
+        probability of the label in the place of the features), "trust" (within, by the
+        share of a row's mass that is from its own class, see `suspicious_rows`).
     reg : float
     cost : str
         "combined" or "feature".
@@ -144,6 +145,11 @@ TRIALS = {
     "... hard rows up": replace(WITHIN, weights="hard"),
     "... shares of a balanced plan": replace(WITHIN, weights="share", reg=0.05),
     "... by predictions": replace(WITHIN, weights="prediction", reg=1.0),
+    "... by trust, reg 0.1": replace(WITHIN, weights="trust", reg=0.1),
+    "... by trust, reg 0.2": replace(WITHIN, weights="trust", reg=0.2),
+    "... by trust, from a first net, then restarted": replace(
+        WITHIN, weights="trust", reg=0.1, before=True, start=1, epochs=10
+    ),
     "... counts of what is left": replace(WITHIN, counts=True),
     "... from a first net, then restarted": replace(
         WITHIN, before=True, start=1, epochs=10
@@ -230,6 +236,11 @@ def row_weights(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
     if trial.weights == "prediction":
         own = net.head(z).log_softmax(1).gather(1, labels[:, None])[:, 0]
         return within_classes((own / trial.reg).exp(), labels)
+    if trial.weights == "trust":
+        found = suspicious_rows(z, labels, meta=(z_meta, rows.y_meta), reg=trial.reg)
+        trust = np.empty(len(labels))
+        trust[found.index] = 1 - found.score
+        return within_classes(torch.from_numpy(trust).float(), labels)
     if trial.weights == "share":
         C = FeatureCost()(z, labels, points, classes)
         a = torch.full((len(labels),), 1 / len(labels))
@@ -350,23 +361,20 @@ def cell(
 ) -> dict[str, object]:
     """Return the figures of a trial, computed or read from disk."""
     use_one_thread()
-    path = KEPT / "experiments.jsonl"
+
+    def compute() -> dict[str, float | None]:
+        start = time.perf_counter()
+        rows = draw(setting, seed, trial.with_meta)
+        net, found = trained(trial, rows, seed)
+        return {
+            "error": balanced_error(net, rows),
+            "auc": found[-1] if found else None,
+            "seconds": time.perf_counter() - start,
+        }
+
     key = {"trial": repr(trial), "setting": repr(setting), "seed": seed}
-    if keep and path.exists():
-        for line in path.read_text().splitlines():
-            kept = json.loads(line)
-            if all(kept[field] == value for field, value in key.items()):
-                return kept | {"name": name}
-    start = time.perf_counter()
-    rows = draw(setting, seed, trial.with_meta)
-    net, found = trained(trial, rows, seed)
-    figures = {"error": balanced_error(net, rows), "auc": found[-1] if found else None}
-    done = key | figures | {"name": name, "seconds": time.perf_counter() - start}
-    if keep:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(done) + "\n")
-    return done
+    figures = kept("experiments", key, compute) if keep else compute()
+    return key | figures | {"name": name}
 
 
 def table(cells: Sequence[dict[str, object]], settings: Sequence[Setting]) -> str:
