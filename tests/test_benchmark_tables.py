@@ -177,18 +177,23 @@ def test_failed_fits_are_rows_and_tried_again(tables):
 
 
 def test_nets_are_told_apart_by_how_they_are_trained(tables):
-    def net(**params):
-        return NeuralNetClassifier(nn.Linear, lr=0.1, callbacks=[stop()]).set_params(
-            **params
-        )
+    def net(callback=None, **params):
+        callback = callback or EarlyStopping(patience=5)
+        return NeuralNetClassifier(nn.Linear, callbacks=[callback], **params)
 
-    def stop(patience=5):
-        return EarlyStopping(patience=patience)
-
-    digest = tables.digest_of_net
-    assert digest(net()) == digest(net())
-    others = [net(lr=0.2), net(max_epochs=3), net(callbacks=[stop(6)]), None]
-    assert len({digest(x) for x in [net(), *others]}) == 5
+    other = EarlyStopping(patience=6)
+    different = [
+        None,
+        net(),
+        net(lr=0.2),
+        net(max_epochs=3),
+        net(other),
+        net(("stop", other)),
+        net(EarlyStopping),
+    ]
+    assert len({tables.digest_of_net(x) for x in different}) == len(different)
+    for x, y in ((net(), net()), (net(("stop", other)), net(("stop", other)))):
+        assert tables.digest_of_net(x) == tables.digest_of_net(y)
 
 
 def test_check_fits_one_cell_again(tables, capsys):

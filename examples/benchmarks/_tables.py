@@ -114,12 +114,20 @@ def digest_of_net(net: Any) -> str:
     if hasattr(net, "get_params"):
         params = net.get_params(deep=False)
         params["callbacks"] = [
-            (type(callback).__name__, sorted(callback.get_params().items()))
-            for callback in params.get("callbacks") or []
+            _described(callback) for callback in params.get("callbacks") or []
         ]
         text = repr(sorted(params.items()))
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _described(callback: Any) -> Any:
+    """Return the kind and the parameters of a callback, with its name if it has one."""
+    if isinstance(callback, tuple):
+        return callback[0], _described(callback[1])
+    kind = callback if isinstance(callback, type) else type(callback)
+    own = [] if isinstance(callback, type) else sorted(callback.get_params().items())
+    return kind.__name__, own
 
 
 def table_arguments(
