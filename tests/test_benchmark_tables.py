@@ -244,7 +244,7 @@ def test_check_of_a_method_that_fails(tables, capsys):
     ("words", "expected"),
     [
         ([], {"seeds": 5, "workers": 2, "short": False, "data": None}),
-        (["--short"], {"seeds": 1, "workers": 2}),
+        (["--short"], {"seeds": 1, "workers": 1}),
         (["--short", "--seeds", "3"], {"seeds": 3}),
         (["--device", "cuda"], {"workers": 1}),
         (["--data", "folder"], {"data": "folder"}),

@@ -159,7 +159,7 @@ def table_arguments(
     parser.add_argument(
         "--workers",
         type=int,
-        help="draws at a time, one thread each (default: 2; 1 on a GPU)",
+        help="draws at a time, one thread each (default: 2; 1 on a GPU or --short)",
     )
     parser.add_argument(
         "--fresh",
@@ -181,7 +181,7 @@ def table_arguments(
     if chosen.seeds is None:
         chosen.seeds = 1 if chosen.short else seeds
     if chosen.workers is None:
-        chosen.workers = 2 if chosen.device == "cpu" else 1
+        chosen.workers = 2 if chosen.device == "cpu" and not chosen.short else 1
     chosen.threads = 1
     use_one_thread()
     return chosen
