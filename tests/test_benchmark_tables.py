@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -265,3 +267,18 @@ def test_tables_of_one_run_keep_apart(tables):
     fits = tables.run([small_table(tables), table], chosen(seeds=1))
     assert [fit["method"] for fit in fits["other"]] == ["dummy"]
     assert len(fits["small"]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tabular", "points", "text"])
+def test_short_forms(name):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / f"{name}.py", "--short"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if not done.stdout.startswith("Nothing was measured."):  # no encoder, no network
+        assert "| ot |" in done.stdout
+        assert "Failed fits\n\nnone" in done.stdout

@@ -152,7 +152,7 @@ def main() -> int:
             f"Balanced error (%) on the test rows, {chosen.seeds} seed(s)": error_table(
                 own
             ),
-            "Fits that failed": failures(own),
+            "Failed fits": failures(own),
         },
         fits,
         gains(own),
