@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -120,6 +121,10 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     def _stage_one_step(self) -> Stage2Step | None:
         """Return what has the losses of stage 1; None is the net itself."""
         return None
+
+    def _restarts(self) -> bool:
+        """Return whether stage 2 begins with the net as it was before stage 1."""
+        return False
 
     def _adapt_net(self) -> None:  # noqa: B027 - optional hook
         """Change the net, built or copied, before it is trained."""
@@ -399,6 +404,9 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         # No bar within the net's own table, nor anew for every chunk of a stream.
         show_bar = self.verbose == 2 and not net.verbose and not is_stream
         self._make_components(seed, is_stream)
+        begin = None
+        if stage_one and self._restarts():
+            begin = copy.deepcopy(net.module_.state_dict())
         step = None
         with (
             Progress(epochs, show_bar=show_bar) as progress,
@@ -415,6 +423,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
                 cached=data.features if data.is_cached else None,
                 freeze=data.features is not None,
                 lr=self.lr,
+                begin=begin,
             )
         if step is None:  # interrupted while the features were extracted
             weights = torch.ones(len(labels))

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNet
 from skorch.utils import to_tensor
 from torch import Tensor, nn
 
 from sk_otreweight._validation import (
     MetaData,
+    check_can_restart,
     check_choice,
     check_drawable,
     check_real,
@@ -66,6 +68,11 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     finetune : {"head", "all"}, default="head"
         What stage 2 trains: the classifier head alone, the extractor before it staying
         as it is bit by bit, or the whole net.
+    restart : bool, default=False
+        Let stage 2 begin with the net as it was before stage 1, and keep the weights
+        that a closed form finds with the net of stage 1 (else they are found anew in
+        each epoch if features move). What stage 1 learned of wrong labels is forgotten.
+        For ``finetune="all"``, and a net that is trained here.
     virtual_step : {"first_order", "exact", None}, default="first_order"
         Step (a) of the algorithms, for ``finetune="all"`` and a cost that looks at
         features: the cost is computed after a virtual update of the net.
@@ -162,6 +169,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         meta_set: Any = "prototype",
         reg: float = 0.1,
         finetune: str = "head",
+        restart: bool = False,
         virtual_step: str | None = "first_order",
         head: Any = None,
         max_epochs: int = 10,
@@ -182,6 +190,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         self.meta_set = meta_set
         self.reg = reg
         self.finetune = finetune
+        self.restart = restart
         self.virtual_step = virtual_step
         self.head = head
         self.max_epochs = max_epochs
@@ -208,9 +217,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             "paper" takes Algorithm 1 as it is printed: plain gradient steps of 1e-3 on
             a vector of weights, which hardly move it. "released-code" follows the
             paper's published code: class-balanced start, 10 times the loss on the meta
-            rows, the head alone. "robust" leaves the balance of the classes to a
-            logit-adjusted loss, tells the rows of a class apart by transport, and
-            trains on the meta rows too: for labels some of which may be wrong.
+            rows, the head alone. "robust" is for labels some of which may be wrong: it
+            leaves the balance of the classes to a logit-adjusted loss, tells the rows
+            of a class apart by transport with the features of stage 1, and trains the
+            net anew with these weights, on the meta rows too.
         net : optional
             As in the constructor.
         **params
@@ -242,6 +252,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             name="virtual_step",
             choices=("first_order", "exact", None),
         )
+        check_choice(self.restart, name="restart", choices=(True, False))
+        if self.restart:
+            is_trained = isinstance(self.net, FrozenEstimator)
+            check_can_restart(self.finetune, is_trained=is_trained)
         check_choice(self.loss, name="loss", choices=("net", "logit_adjusted"))
         check_real(self.meta_loss_weight, name="meta_loss_weight")
         self._new_reweighter(seed=0)
@@ -249,7 +263,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     @property
     def begins_with(self) -> str | None:
         """Return what others may have trained for it."""
-        return "net" if self.loss == "net" else None
+        return "net" if self.loss == "net" and not self.restart else None
+
+    def _restarts(self) -> bool:
+        return self.restart
 
     def _make_loss(self) -> nn.Module | None:
         """Return the loss in the place of the net's own."""
@@ -317,6 +334,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             virtual_step=self.virtual_step,
             meta_loss_weight=self.meta_loss_weight,
             loss=self._make_loss(),
+            is_fixed=self.restart,
         )
 
     def _sample_weight(self, step: _TransportStep, data: Stage2Data) -> Tensor:
@@ -354,9 +372,11 @@ class _TransportStep(_LossStep):
         virtual_step: str | None,
         meta_loss_weight: float,
         loss: nn.Module | None,
+        is_fixed: bool,
     ) -> None:
         super().__init__(data.net, loss)
         self.reweighter, self.data = reweighter, data
+        self.is_fixed = is_fixed and reweighter.solves_training_set
         self.n_classes = n_classes
         self.meta_loss_weight = meta_loss_weight
         self.is_frozen = data.features is not None
@@ -376,7 +396,8 @@ class _TransportStep(_LossStep):
     def begin_epoch(self, batches: Sequence[Tensor] | None) -> None:
         """Refresh what an epoch depends on, and step weights that need no net."""
         is_drawn = self.data.meta is None
-        if not self.is_fresh and (is_drawn or not self.is_frozen):
+        is_moved = (is_drawn or not self.is_frozen) and not self.is_fixed
+        if not self.is_fresh and is_moved:
             self._set_meta()
             self.reweighter.refresh(self._solved_features())
         self.is_fresh = False

@@ -55,6 +55,7 @@ def _robust() -> dict[str, Any]:
         "meta_set": "prototype",
         "reg": 0.2,
         "finetune": "all",
+        "restart": True,
         "loss": "logit_adjusted",
         "train_on_meta": True,
     }

@@ -146,6 +146,7 @@ class TrainingRun:
         cached: Tensor | None = None,
         freeze: bool = False,
         lr: float | None = None,
+        begin: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Train with the losses weighed by `step`.
 
@@ -162,8 +163,13 @@ class TrainingRun:
             parameters and, in evaluation mode, its buffers.
         lr : float, default=None
             Learning rate; None keeps the optimizer's.
+        begin : mapping, default=None
+            State of the module to begin with; None goes on.
         """
         self._restart_early_stopping()
+        if begin is not None and epochs and not self.interrupted:
+            self.net.module_.load_state_dict(begin)
+            self.net.optimizer_.state.clear()  # in place: schedules hold the optimizer
         if lr is not None:
             for group in self.net.optimizer_.param_groups:
                 group["lr"] = lr

@@ -7,13 +7,15 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from classifier_helpers import quick
+from classifier_helpers import assert_same_state, quick, state
 from nets_for_tests import SmallMLP, SoftmaxMLP, small_net
 from oracles import assert_same
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch.callbacks import Callback
 from torch import nn
 
 from sk_otreweight import (
@@ -165,10 +167,79 @@ def test_wrong_labels_count_less_and_the_recipe_is_better_for_it():
     robust = OTReweightedClassifier.from_recipe("robust", random_state=0)
     weights = robust.fit(draw.X, draw.y, meta=meta).sample_weight_
     assert weights[draw.flipped].mean() < 0.6 * weights[~draw.flipped].mean()
-    still = clone(robust).set_params(weights=STILL, weight_lr=None)
-    still.fit(draw.X, draw.y, meta=meta)
     X_test, y_test = X[rest] / 16, y[rest]
-    assert robust.score(X_test, y_test) > still.score(X_test, y_test) + 0.02
+    for other in ({"restart": False}, {"restart": False, "weights": STILL}):
+        clf = clone(robust).set_params(**other).fit(draw.X, draw.y, meta=meta)
+        assert robust.score(X_test, y_test) > clf.score(X_test, y_test) + 0.03
+
+
+# Beginning anew
+
+
+class States(Callback):
+    """Notes the parameters, and those that the optimizer knows, as epochs begin."""
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.__dict__.setdefault("seen_", []).append(
+            (state(net.module_), len(net.optimizer_.state))
+        )
+
+
+def restarted(**params):
+    net = small_net(max_epochs=2, callbacks=[("states", States())])
+    given = {"finetune": "all", "restart": True, "max_epochs": 2}
+    return quick(net, **given | params)
+
+
+@pytest.mark.parametrize("weights", ["semirelaxed", "vector"])
+def test_stage_two_begins_with_the_net_as_it_was(data, weights):
+    X, y, meta = data
+    clf = restarted(weights=weights, virtual_step=None).fit(X, y, meta=meta)
+    seen = dict(clf.net_.callbacks_)["states"].seen_
+    assert len(seen) == 4
+    assert_same_state(seen[0][0], seen[2][0])
+    assert [known for _, known in seen] == [0, seen[1][1], 0, seen[1][1]]
+    assert any(not torch.equal(seen[0][0][k], seen[1][0][k]) for k in seen[0][0])
+
+
+def test_its_weights_are_those_of_stage_one(data):
+    X, y, meta = data
+    first = quick(finetune="all", max_epochs=0).fit(X, y, meta=meta)
+    again = restarted().fit(X, y, meta=meta)
+    np.testing.assert_array_equal(again.sample_weight_, first.sample_weight_)
+    moved = quick(finetune="all").fit(X, y, meta=meta)
+    assert np.abs(moved.sample_weight_ - first.sample_weight_).max() > 1e-3
+
+
+def test_without_a_stage_two_the_net_is_that_of_stage_one(data):
+    X, y, meta = data
+    first = quick(finetune="all", max_epochs=0).fit(X, y, meta=meta)
+    again = restarted(max_epochs=0).fit(X, y, meta=meta)
+    np.testing.assert_array_equal(again.predict_proba(X), first.predict_proba(X))
+
+
+class Interrupt(Callback):
+    def on_epoch_begin(self, net, **kwargs):
+        if len(net.history) == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_in_stage_one_keeps_what_was_learned(data):
+    X, y, meta = data
+    net = small_net(max_epochs=3, callbacks=[Interrupt()])
+    clf = restarted().set_params(net=net).fit(X, y, meta=meta)
+    plain = quick(small_net(max_epochs=1), finetune="all", max_epochs=0)
+    expected = plain.fit(X, y, meta=meta).predict_proba(X)
+    np.testing.assert_array_equal(clf.predict_proba(X), expected)
+
+
+def test_nothing_to_begin_anew(data):
+    X, y, _ = data
+    with pytest.raises(ValueError, match="finetune='head' keeps what stage 1 learned"):
+        restarted(finetune="head").fit(X, y)
+    trained = FrozenEstimator(quick(max_epochs=0).fit(X, y).net_)
+    with pytest.raises(ValueError, match="no beginning to go back to"):
+        restarted().set_params(net=trained).fit(X, y)
 
 
 # Meta rows as training rows
@@ -200,6 +271,7 @@ def test_what_is_compared_has_its_own_stage_one(data):
     methods = {
         "alone": quick(train_on_meta=True),
         "adjusted": quick(loss="logit_adjusted"),
+        "anew": quick(finetune="all", restart=True),
     }
     table = compare(methods, X, y, X, y, meta=meta, seeds=[0], verbose=False)
     for name, clf in methods.items():

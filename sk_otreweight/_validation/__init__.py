@@ -60,6 +60,7 @@ from sk_otreweight._validation.nets import (
     warn_narrow_features,
 )
 from sk_otreweight._validation.parameters import (
+    check_can_restart,
     check_choice,
     check_count,
     check_real,
@@ -83,6 +84,7 @@ __all__ = [
     "check_beta",
     "check_can_average",
     "check_cast",
+    "check_can_restart",
     "check_choice",
     "check_class_counts",
     "check_class_scores",

@@ -75,6 +75,21 @@ def check_real(
         )
 
 
+def check_can_restart(finetune: str, *, is_trained: bool) -> None:
+    """Raise if stage 2 cannot begin with the net as it was before stage 1."""
+    if finetune == "head":
+        raise ValueError(
+            "restart=True trains the whole net anew, but finetune='head' keeps what "
+            "stage 1 learned. Use finetune='all', or restart=False."
+        )
+    if is_trained:
+        raise ValueError(
+            "restart=True needs a net that is trained here, but net is a "
+            "FrozenEstimator, which has no beginning to go back to. Give the net as it "
+            "is before training, or restart=False."
+        )
+
+
 def check_reg(reg: Any) -> None:
     """Raise unless `reg`, the weight of the entropy, is a positive number."""
     if isinstance(reg, Real) and not isinstance(reg, bool) and 0 < reg < np.inf:
