@@ -213,14 +213,15 @@ class OTReweightedClassifier(BaseReweightedClassifier):
 
         Parameters
         ----------
-        recipe : {"paper", "released-code", "robust"}
+        recipe : {"paper", "released-code", "adjusted", "robust"}
             "paper" takes Algorithm 1 as it is printed: plain gradient steps of 1e-3 on
             a vector of weights, which hardly move it. "released-code" follows the
             paper's published code: class-balanced start, 10 times the loss on the meta
-            rows, the head alone. "robust" is for labels some of which may be wrong: it
-            leaves the balance of the classes to a logit-adjusted loss, tells the rows
-            of a class apart by transport with the features of stage 1, and trains the
-            net anew with these weights, on the meta rows too.
+            rows, the head alone. "adjusted" leaves the balance of the classes to a
+            logit-adjusted loss, tells the rows of a class apart by transport, and
+            trains on the meta rows too. "robust" is the same for labels some of which
+            may be wrong: the net is trained anew with the weights that the features of
+            stage 1 lead to.
         net : optional
             As in the constructor.
         **params

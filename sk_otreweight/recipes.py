@@ -48,22 +48,26 @@ def _released_code() -> dict[str, Any]:
     }
 
 
-def _robust() -> dict[str, Any]:
+def _adjusted() -> dict[str, Any]:
     return {
         "cost": "combined",
         "weights": SemiRelaxedWeights(per_class=True),
         "meta_set": "prototype",
         "reg": 0.2,
         "finetune": "all",
-        "restart": True,
         "loss": "logit_adjusted",
         "train_on_meta": True,
     }
+
+
+def _robust() -> dict[str, Any]:
+    return _adjusted() | {"restart": True}
 
 
 # Each returns new components, so that no two estimators share one.
 RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
     "paper": _paper,
     "released-code": _released_code,
+    "adjusted": _adjusted,
     "robust": _robust,
 }

@@ -314,7 +314,9 @@ def test_parameters_take_the_place_of_the_recipes(data):
 
 
 def test_a_recipe_that_is_not_known():
-    with pytest.raises(ValueError, match="'paper', 'released-code', 'robust'"):
+    with pytest.raises(
+        ValueError, match="'paper', 'released-code', 'adjusted', 'robust'"
+    ):
         OTReweightedClassifier.from_recipe("best")
 
 

@@ -34,6 +34,7 @@ def ours() -> dict[str, BaseEstimator]:
     recipes = {
         "ot_paper": "paper",
         "ot_released_code": "released-code",
+        "ot_adjusted": "adjusted",
         "ot_robust": "robust",
     }
     return {"ot": OTReweightedClassifier()} | {
