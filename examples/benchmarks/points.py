@@ -22,8 +22,9 @@ cross-entropy learns balanced solids of another seed, which are used for nothing
 All nets end with a moving average of their parameters. All settings are the defaults of
 the methods.
 
-The results are recorded in ``results/``, unless with ``--short``. What is finished is
-kept in ``examples/output/``, so that a run that was stopped goes on::
+The long form takes about three hours on two cores. The results are recorded in
+``results/``, unless with ``--short``. What is finished is kept in ``examples/output/``,
+so that a run that was stopped goes on::
 
     python examples/benchmarks/points.py
     python examples/benchmarks/points.py --data ModelNet10
