@@ -28,7 +28,7 @@ from sk_otreweight import (
     make_long_tailed,
 )
 from sk_otreweight.recipes import RECIPES, released_code_cost
-from sk_otreweight.weights.semirelaxed import class_means
+from sk_otreweight.weights.semirelaxed import mean_weights
 
 STILL = WeightVector(lr=0.0)
 
@@ -136,7 +136,7 @@ def test_weights_of_each_class_have_mean_one(data):
 
 def test_weights_of_a_class_that_are_all_zero_stay():
     labels = torch.tensor([0, 0, 2])
-    means = class_means(torch.tensor([1.0, 3.0, 0.0]), labels)
+    means = mean_weights(torch.tensor([1.0, 3.0, 0.0]), labels)
     assert_same(means, torch.tensor([2.0, 1.0, 1.0]), atol=0)
 
 

@@ -62,12 +62,12 @@ class SemiRelaxedWeights(RowWeights):
         """Solve the closed form."""
         weights, transport_cost = solve_semirelaxed(cost, mass, reg, n_rows=n_rows)
         if self.per_class:
-            weights = weights / class_means(weights, self.labels_)[self.labels_]
+            weights = weights / mean_weights(weights, self.labels_)[self.labels_]
         self.values_ = (n_rows / weights.sum() * weights).to(self.values_.dtype)
         return transport_cost
 
 
-def class_means(weights: Tensor, labels: Tensor) -> Tensor:
+def mean_weights(weights: Tensor, labels: Tensor) -> Tensor:
     """Return the mean weight of the rows of each class (K,), 1 if all are 0."""
     counts = labels.bincount()
     sums = weights.new_zeros(len(counts)).index_add_(0, labels, weights)
