@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import balanced_accuracy_score, log_loss
+from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -156,7 +159,7 @@ class _Bench:
         meta = self.meta if isinstance(self.meta, tuple) else (self.meta,)
         for part in (self.X, self.y, self.X_test, self.y_test, *meta):
             _digest(part, digest)
-        digest.update(_without_addresses(repr((self.net, self.groups))).encode())
+        digest.update(f"{_settings(self.net)}{self.groups}".encode())
         return digest.hexdigest()
 
     def cell(self, name: str, estimator: BaseEstimator, seed: int) -> Cell:
@@ -213,7 +216,7 @@ class _Bench:
         self, estimator: BaseReweightedClassifier, epochs: int, seed: int
     ) -> tuple[CrossEntropyClassifier, float]:
         """Return a net that is trained as it is configured, and the seconds it took."""
-        key = (repr(estimator.net), epochs, estimator.lr)
+        key = (_settings(estimator.net), epochs, estimator.lr)
         if key not in self.shared:
             plain = CrossEntropyClassifier(
                 copy.deepcopy(estimator.net),
@@ -330,11 +333,48 @@ def _with_name(given: Any) -> tuple[str, Any]:
     return given, BASELINES[given]() if given in BASELINES else None
 
 
-def _settings(estimator: BaseEstimator) -> str:
-    """Return an estimator and its parameters as text, the same in every process."""
-    params = sorted(estimator.get_params(deep=True).items())
-    text = f"{type(estimator).__name__}({params})"
+def _settings(value: Any) -> str:
+    """Return what a value is set to as text, the same in every process.
+
+    An estimator, a net or a callback is its class and its parameters: the text form of
+    a net that is not initialized yet shows its module, but not how it is trained.
+    """
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_settings, value))}]"
+    if isinstance(value, (set, frozenset)):  # strings have another order in each run
+        return _settings(sorted(value, key=repr))
+    if isinstance(value, nn.Module):
+        return f"{value!r}{_state_hash(value)}"
+    if isinstance(value, type) or not hasattr(value, "get_params"):
+        return _plain_settings(value)
+    params = value.get_params(deep=False)
+    text = ", ".join(f"{name}={_settings(params[name])}" for name in sorted(params))
+    trained = getattr(value, "module_", None)
+    state = _state_hash(trained) if isinstance(trained, nn.Module) else ""
+    return f"{type(value).__name__}({text}){state}"
+
+
+def _plain_settings(value: Any) -> str:
+    """Return the text form of a value, or its attributes if that has an address."""
+    text = repr(value)
+    if (
+        " at 0x" in text
+        and not isinstance(value, type)
+        and getattr(value, "__dict__", {})
+    ):
+        text = f"{type(value).__name__}{vars(value)}"
     return _without_addresses(text)
+
+
+def _state_hash(module: nn.Module) -> str:
+    """Return a hash of parameters and buffers; lazy ones are none yet."""
+    state = hashlib.blake2b(digest_size=8)
+    for name, value in module.state_dict().items():
+        if not is_lazy(value):
+            state.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            state.update(raw.numpy().data)
+    return state.hexdigest()
 
 
 def _without_addresses(text: str) -> str:

@@ -13,9 +13,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_iris
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from skorch import NeuralNetClassifier
-from skorch.callbacks import EarlyStopping
-from torch import nn
 
 BENCHMARKS = Path(__file__).parent.parent / "examples" / "benchmarks"
 
@@ -176,26 +173,6 @@ def test_failed_fits_are_rows_and_tried_again(tables):
     fits = tables.run([table], chosen(seeds=1))["small"]
     assert tables.failures(fits) == "none"
     assert Counted.n_fits == 1
-
-
-def test_nets_are_told_apart_by_how_they_are_trained(tables):
-    def net(callback=None, **params):
-        callback = callback or EarlyStopping(patience=5)
-        return NeuralNetClassifier(nn.Linear, callbacks=[callback], **params)
-
-    other = EarlyStopping(patience=6)
-    different = [
-        None,
-        net(),
-        net(lr=0.2),
-        net(max_epochs=3),
-        net(other),
-        net(("stop", other)),
-        net(EarlyStopping),
-    ]
-    assert len({tables.digest_of_net(x) for x in different}) == len(different)
-    for x, y in ((net(), net()), (net(("stop", other)), net(("stop", other)))):
-        assert tables.digest_of_net(x) == tables.digest_of_net(y)
 
 
 def test_check_fits_one_cell_again(tables, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -13,6 +14,8 @@ from sklearn.datasets import make_blobs
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss, recall_score
+from skorch.callbacks import EarlyStopping
+from skorch.dataset import ValidSplit
 
 from sk_otreweight import OTReweightedClassifier, compare
 from sk_otreweight.baselines import BASELINES, CrossEntropyClassifier, CRTClassifier
@@ -170,6 +173,38 @@ def test_finished_fits_are_kept(data, tmp_path, monkeypatch):
     assert fitted == [0.5]
     run(["ce", quick()], data, path=path, thresholds=(20, 50))  # and so is other data
     assert fitted == [0.5, 0.1]
+
+
+def test_nets_are_told_apart_by_how_they_are_trained(data, tmp_path):
+    path = tmp_path / "fits.jsonl"
+    stop = EarlyStopping(monitor="train_loss", patience=5)
+    sizes = {"module__n_features": 4, "module__n_classes": 3}
+    nets = [
+        small_net(max_epochs=2),
+        small_net(max_epochs=2, lr=0.2),
+        small_net(max_epochs=2, callbacks=[stop]),
+        small_net(max_epochs=2, callbacks=[("stop", stop)]),
+        small_net(max_epochs=2, callbacks=[EarlyStopping(monitor="train_loss")]),
+        small_net(max_epochs=2, train_split=ValidSplit(3)),
+        small_net(max_epochs=2, train_split=ValidSplit(4)),
+        small_net(max_epochs=2, **sizes).initialize(),
+        small_net(max_epochs=2, **sizes).initialize(),  # begins with other parameters
+    ]
+    for n, net in enumerate(nets, start=1):
+        run(["ncm"], data, path=path, net=net)
+        assert len(path.read_text().splitlines()) == n
+    for net in nets:
+        run(["ncm"], data, path=path, net=copy.deepcopy(net))
+    assert len(path.read_text().splitlines()) == len(nets)
+
+
+def test_methods_with_nets_of_other_training_do_not_share_one(data):
+    slow, fast = small_net(max_epochs=2, lr=1e-4), small_net(max_epochs=2, lr=0.1)
+    table = run({"slow": quick(net=slow), "fast": quick(net=fast)}, data)
+    alone = run({"fast": quick(net=fast)}, data)
+    name = ("log_loss", "mean")
+    assert table.loc["fast", name] == alone.loc["fast", name]
+    assert table.loc["slow", name] != table.loc["fast", name]
 
 
 def test_what_a_killed_run_left_is_used(data, tmp_path):

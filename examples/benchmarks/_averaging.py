@@ -16,10 +16,14 @@ class AveragedParameters(Callback):
     A constant learning rate leaves a net at a random place around what it converges
     to, which moves the error of a single fit by a point or more.
 
+    It begins anew with each training, and first is the mean of all steps, so that what
+    the net began with has no share in it. Not for nets with batch normalisation, whose
+    statistics are those of another net then.
+
     Parameters
     ----------
     decay : float, default=0.99
-        Of the average, per batch.
+        Of the average, per batch, once there were as many batches as it looks back to.
     """
 
     def __init__(self, decay: float = 0.99):
@@ -28,6 +32,7 @@ class AveragedParameters(Callback):
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         """Begin with the parameters as they are."""
         self.average_ = {name: x.clone() for name, x in _state(net).items()}
+        self.n_batches_ = 0
 
     @torch.no_grad()
     def on_batch_end(
@@ -36,9 +41,11 @@ class AveragedParameters(Callback):
         """Move the average."""
         if not training:
             return
+        self.n_batches_ += 1
+        share = max(1 - self.decay, 1 / self.n_batches_)
         for name, x in _state(net).items():
             if x.is_floating_point():
-                self.average_[name].lerp_(x, 1 - self.decay)
+                self.average_[name].lerp_(x, share)
             else:
                 self.average_[name].copy_(x)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import shutil
@@ -76,7 +75,7 @@ class Table:
         """Return the figures of some methods on one draw."""
         use_one_thread()
         draw, net = self.draw(setting, seed), self.net(setting)
-        path = self._path(setting, seed, net) if keep else None
+        path = self._path(setting, seed) if keep else None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         table = compare(
@@ -93,41 +92,16 @@ class Table:
         )
         return [{"setting": setting, **fit} for fit in table.attrs["fits"]]
 
-    def _path(self, setting: str, seed: int, net: Any) -> Path:
+    def _path(self, setting: str, seed: int) -> Path:
         """Return the file that keeps the fits of one draw."""
         place = re.sub(r"[^\w.-]+", "_", setting)
-        return KEPT / self.name / f"{place}_{seed}_{digest_of_net(net)}.jsonl"
+        return KEPT / self.name / f"{place}_{seed}.jsonl"
 
 
 def use_one_thread() -> None:
     """Let each process compute on one thread: the processes share the cores."""
     set_threads(1)
     threadpool_limits(1)  # OpenMP, which scikit-learn's trees use, as well as BLAS
-
-
-def digest_of_net(net: Any) -> str:
-    """Return a short hash of all parameters of a net, the same in every process.
-
-    The text form of a skorch net tells the module alone, not how it is trained.
-    """
-    text = repr(net)
-    if hasattr(net, "get_params"):
-        params = net.get_params(deep=False)
-        params["callbacks"] = [
-            _described(callback) for callback in params.get("callbacks") or []
-        ]
-        text = repr(sorted(params.items()))
-    text = re.sub(r" at 0x[0-9a-f]+", "", text)
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-def _described(callback: Any) -> Any:
-    """Return the kind and the parameters of a callback, with its name if it has one."""
-    if isinstance(callback, tuple):
-        return callback[0], _described(callback[1])
-    kind = callback if isinstance(callback, type) else type(callback)
-    own = [] if isinstance(callback, type) else sorted(callback.get_params().items())
-    return kind.__name__, own
 
 
 def table_arguments(
