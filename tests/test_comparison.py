@@ -177,7 +177,7 @@ def test_finished_fits_are_kept(data, tmp_path, monkeypatch):
 
 def test_nets_are_told_apart_by_how_they_are_trained(data, tmp_path):
     path = tmp_path / "fits.jsonl"
-    stop = EarlyStopping(monitor="train_loss", patience=5)
+    stop = EarlyStopping(monitor="train_loss", patience=6)
     sizes = {"module__n_features": 4, "module__n_classes": 3}
     nets = [
         small_net(max_epochs=2),
