@@ -1,16 +1,12 @@
-"""`OTReweightedClassifier`: its parameters, and its step in stage 2."""
+"""`OTReweightedClassifier`: its parameters, and what they mean for a training."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.frozen import FrozenEstimator
-from skorch import NeuralNet
-from skorch.utils import to_tensor
 from torch import Tensor, nn
 
 from sk_otreweight._validation import (
@@ -21,20 +17,14 @@ from sk_otreweight._validation import (
     check_real,
 )
 from sk_otreweight.base import BaseReweightedClassifier
-from sk_otreweight.batches import are_distinct
-from sk_otreweight.extraction import (
-    BlockFeatures,
-    extract_features,
-    training_features,
-)
-from sk_otreweight.inputs import take
 from sk_otreweight.losses import LogitAdjustedLoss
-from sk_otreweight.meta_rows import loss_inputs, meta_rows
 from sk_otreweight.recipes import RECIPES
 from sk_otreweight.reweighter import Reweighter
-from sk_otreweight.scores import class_scores
-from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
-from sk_otreweight.virtual_step import VirtualStep
+from sk_otreweight.stage2 import Stage2Data, Stage2Step
+from sk_otreweight.transport_step import PlainStep, TransportStep
+
+# Rows of a class are drawn by the number of its rows to the power of 1 minus these.
+_SAMPLING = {"instance": 0.0, "square_root": 0.5, "class_balanced": 1.0}
 
 
 class OTReweightedClassifier(BaseReweightedClassifier):
@@ -95,6 +85,12 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         cross-entropy with the scores raised by the log of the class frequencies
         (:class:`LogitAdjustedLoss`), which balances the classes by itself and goes with
         ``weights=SemiRelaxedWeights(per_class=True)``.
+    sampling : {"instance", "square_root", "class_balanced"}, default="instance"
+        How often the rows of a class come in an epoch of stage 2: as often as they are,
+        by the square root of their number, or as often as those of any other class
+        (Kang et al. 2020). The weights and the adjustment of the loss, which then is
+        for the shares that are drawn, apply to what is drawn. For weights that leave
+        the classes as they are, as ``SemiRelaxedWeights(per_class=True)`` does.
     meta_loss_weight : float, default=0.0
         Factor of the mean loss on the meta set, added to the loss of each batch. The
         released code of the paper uses 10.
@@ -177,6 +173,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         weight_lr: float | None = None,
         init_weights: str = "uniform",
         loss: str = "net",
+        sampling: str = "instance",
         meta_loss_weight: float = 0.0,
         solver: Any = "sinkhorn",
         train_on_meta: bool = False,
@@ -198,6 +195,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         self.weight_lr = weight_lr
         self.init_weights = init_weights
         self.loss = loss
+        self.sampling = sampling
         self.meta_loss_weight = meta_loss_weight
         self.solver = solver
         self.train_on_meta = train_on_meta
@@ -218,10 +216,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             a vector of weights, which hardly move it. "released-code" follows the
             paper's published code: class-balanced start, 10 times the loss on the meta
             rows, the head alone. "adjusted" leaves the balance of the classes to a
-            logit-adjusted loss, tells the rows of a class apart by transport, and
-            trains on the meta rows too. "robust" is the same for labels some of which
-            may be wrong: the net is trained anew with the weights that the features of
-            stage 1 lead to.
+            logit-adjusted loss and to draws by the square root of their size, tells the
+            rows of a class apart by transport, and trains on the meta rows too.
+            "robust" is the same for labels some of which may be wrong: the net is
+            trained anew with the weights that the features of stage 1 lead to.
         net : optional
             As in the constructor.
         **params
@@ -258,6 +256,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             is_trained = isinstance(self.net, FrozenEstimator)
             check_can_restart(self.finetune, is_trained=is_trained)
         check_choice(self.loss, name="loss", choices=("net", "logit_adjusted"))
+        check_choice(self.sampling, name="sampling", choices=tuple(_SAMPLING))
         check_real(self.meta_loss_weight, name="meta_loss_weight")
         self._new_reweighter(seed=0)
 
@@ -269,23 +268,25 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     def _restarts(self) -> bool:
         return self.restart
 
-    def _make_loss(self) -> nn.Module | None:
-        """Return the loss in the place of the net's own."""
+    def _make_loss(self, power: float) -> nn.Module | None:
+        """Return the loss in the place of the net's own, for rows so drawn."""
         if self.loss == "net":
             return None
-        counts = np.maximum(self._class_counts, 1)  # a stream may lack a class so far
-        return LogitAdjustedLoss(counts, reduction="none").to(self.net_.device)
+        shares = self._counts() ** (1 - power)
+        return LogitAdjustedLoss(shares, reduction="none").to(self.net_.device)
+
+    def _counts(self) -> np.ndarray:
+        return np.maximum(self._class_counts, 1.0)  # a stream may lack a class so far
 
     def _stage_one_step(self) -> Stage2Step | None:
-        loss = self._make_loss()
-        return None if loss is None else _LossStep(self.net_, loss)
+        loss = self._make_loss(0)
+        return None if loss is None else PlainStep(self.net_, loss)
 
     def _assumed_prior(self) -> np.ndarray:
-        prior = super()._assumed_prior()
-        if self.loss == "net":
-            return prior
-        # The scores are those of balanced classes, but for the weights.
-        prior = prior / np.maximum(self._class_counts, 1)
+        # The scores of the adjusted loss are those of balanced classes, but for the
+        # weights, however the rows are drawn.
+        power = _SAMPLING[self.sampling] if self.loss == "net" else 1
+        prior = super()._assumed_prior() / self._counts() ** power
         return prior / prior.sum()
 
     def _begin_chunk(self) -> None:
@@ -328,182 +329,18 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         self.meta_set_ = self._reweighter.meta_set_
 
     def _make_step(self, data: Stage2Data) -> Stage2Step:
-        return _TransportStep(
+        return TransportStep(
             self._reweighter,
             data,
             n_classes=len(self.classes_),
             virtual_step=self.virtual_step,
             meta_loss_weight=self.meta_loss_weight,
-            loss=self._make_loss(),
+            loss=self._make_loss(_SAMPLING[self.sampling]),
             is_fixed=self.restart,
+            sampling_power=_SAMPLING[self.sampling],
         )
 
-    def _sample_weight(self, step: _TransportStep, data: Stage2Data) -> Tensor:
+    def _sample_weight(self, step: TransportStep, data: Stage2Data) -> Tensor:
         needs_features = "features" in self.weights_.needs
         features = step.training_features() if needs_features else None
         return self._reweighter.sample_weight(features)
-
-
-class _LossStep(Stage2Step):
-    """A loss of scores and labels in the place of the net's own, if one is given."""
-
-    def __init__(self, net: NeuralNet, loss: nn.Module | None):
-        self.net, self.loss = net, loss
-
-    def losses(self, batch: StepBatch) -> Tensor:
-        """Return the loss of each row (n,)."""
-        if self.loss is None:
-            return super().losses(batch)
-        return self.loss(class_scores(self.net, batch.outputs), batch.labels)
-
-    def weigh(self, batch: StepBatch) -> Tensor:
-        """Weigh the rows alike."""
-        return torch.ones_like(batch.losses)
-
-
-class _TransportStep(_LossStep):
-    """Steps (a) and (b) of Algorithms 1 and 2 for a batch; skorch does step (c)."""
-
-    def __init__(
-        self,
-        reweighter: Reweighter,
-        data: Stage2Data,
-        *,
-        n_classes: int,
-        virtual_step: str | None,
-        meta_loss_weight: float,
-        loss: nn.Module | None,
-        is_fixed: bool,
-    ) -> None:
-        super().__init__(data.net, loss)
-        self.reweighter, self.data = reweighter, data
-        self.is_fixed = is_fixed and reweighter.solves_training_set
-        self.n_classes = n_classes
-        self.meta_loss_weight = meta_loss_weight
-        self.is_frozen = data.features is not None
-        moves_cost = reweighter.needs_meta_features and not self.is_frozen
-        takes_steps = not reweighter.solves_training_set
-        self.virtual_step = virtual_step if moves_cost and takes_steps else None
-        self.needs_losses = self.virtual_step is not None
-        # The features that a closed form looks at are extracted once per epoch.
-        self.needs_features = takes_steps and reweighter.needs_features
-        self.generator = torch.Generator().manual_seed(data.seed)
-        self._set_meta()
-        reweighter.set_training_set(
-            data.labels, self._start_features(), data.class_counts
-        )
-        self.is_fresh = True
-
-    def begin_epoch(self, batches: Sequence[Tensor] | None) -> None:
-        """Refresh what an epoch depends on, and step weights that need no net."""
-        is_drawn = self.data.meta is None
-        is_moved = (is_drawn or not self.is_frozen) and not self.is_fixed
-        if not self.is_fresh and is_moved:
-            self._set_meta()
-            self.reweighter.refresh(self._solved_features())
-        self.is_fresh = False
-        self.epoch_weights = None
-        if batches and self._knows_weights(batches):
-            reads = self.reweighter.needs_features
-            self.reweighter.update_epoch(self.data.features if reads else None, batches)
-            self._fix_weights(torch.cat(list(batches)))
-
-    def _knows_weights(self, batches: Sequence[Tensor]) -> bool:
-        """Return whether the weights of an epoch do not depend on its steps."""
-        if self.reweighter.solves_training_set:
-            return True
-        n_rows = len(self.data.labels)
-        if not (self.reweighter.steps_together and are_distinct(batches, n_rows)):
-            return False
-        # The features of an epoch are known if they stay as they are, and are kept.
-        is_known = isinstance(self.data.features, Tensor)
-        return is_known or not self.reweighter.needs_features
-
-    def _fix_weights(self, rows: Tensor) -> None:
-        """Look the weights of an epoch's rows up once."""
-        labels = self.data.labels
-        rows = rows.to(labels.device)
-        weights = self.reweighter.weights(None, labels[rows], rows)
-        self.epoch_weights = weights.new_zeros(len(labels))
-        self.epoch_weights[rows] = weights
-
-    def weigh(self, batch: StepBatch) -> Tensor:
-        """Return the weights of a batch after steps (a) and (b)."""
-        if self.epoch_weights is not None:
-            return self.epoch_weights[batch.rows]
-        if self.needs_features:
-            batch = batch._replace(features=batch.features.detach())
-        points = batch.features, batch.labels, batch.rows
-        if self.virtual_step is None:
-            self.reweighter.update(*points)
-        else:
-            self._virtual_update(batch)
-        return self.reweighter.weights(*points)
-
-    def _virtual_update(self, batch: StepBatch) -> None:
-        """Take step (a), and step (b) with the cost that it leads to."""
-        points = batch.features, batch.labels, batch.rows
-        self.reweighter.begin_batch(*points)
-        virtual = VirtualStep(
-            self.data.net,
-            self.data.head,
-            batch.losses,
-            self.reweighter.weights(*points, record=False),
-            is_exact=self.virtual_step == "exact",
-        )
-        cost_features, meta_features = virtual.features(batch.X, self.meta_inputs)
-        self.reweighter.update(
-            *points,
-            cost_features=cost_features,
-            meta_features=meta_features,
-            chain=virtual.chain if self.virtual_step == "exact" else None,
-        )
-
-    def extra_batch(self) -> tuple[float, Any, Any] | None:
-        """Return the meta rows if their loss counts too."""
-        if not self.meta_loss_weight:
-            return None
-        return self.meta_loss_weight, *self._meta_batch
-
-    def record(self) -> Mapping[str, float]:
-        """Return how far the weights moved in this epoch."""
-        return self.reweighter.statistics()
-
-    def training_features(self) -> Tensor | BlockFeatures | None:
-        """Return the features of all training rows, if they are of use."""
-        if self.is_frozen:
-            return self.data.features
-        if not self.reweighter.needs_features:
-            return None
-        return training_features(self.data.net, self.data.head, self.data.X)
-
-    def _start_features(self) -> Tensor | BlockFeatures | None:
-        """Return what the weights start from: of those that step, width and dtype."""
-        if self.reweighter.solves_training_set:
-            return self.training_features()
-        if not self.reweighter.needs_features:
-            return None
-        few = take(self.data.X, slice(2))
-        return extract_features(self.data.net, self.data.head, few)
-
-    def _solved_features(self) -> Tensor | BlockFeatures | None:
-        return self.training_features() if self.reweighter.solves_training_set else None
-
-    def _set_meta(self) -> None:
-        """Give the reweighter its meta rows: those given, or some of the training."""
-        data, reweighter = self.data, self.reweighter
-        needs_rows = reweighter.needs_meta_features or self.meta_loss_weight
-        if data.meta is None and not needs_rows:
-            reweighter.set_meta(torch.arange(self.n_classes, device=data.net.device))
-            return
-        per_class = reweighter.meta_set_.per_class
-        X, labels = meta_rows(data, per_class, self.generator)
-        if self.meta_loss_weight:
-            self._meta_batch = loss_inputs(data, X), labels.to(data.target_dtype)
-        if not reweighter.needs_meta_features:
-            reweighter.set_meta(labels)
-            return
-        inputs = to_tensor(X, device=data.net.device)
-        self.meta_inputs, labels = reweighter.meta_set_.inputs(inputs, labels)
-        features = extract_features(data.net, data.head, self.meta_inputs)
-        reweighter.set_meta(labels, features)

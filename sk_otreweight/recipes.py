@@ -56,6 +56,7 @@ def _adjusted() -> dict[str, Any]:
         "reg": 0.2,
         "finetune": "all",
         "loss": "logit_adjusted",
+        "sampling": "square_root",
         "train_on_meta": True,
     }
 

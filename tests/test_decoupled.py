@@ -8,7 +8,6 @@ import torch
 from classifier_helpers import assert_same_state, state
 from nets_for_tests import NormDropoutMLP, small_net
 from oracles import assert_same
-from scipy.stats import chisquare
 from sklearn.datasets import make_blobs
 from sklearn.frozen import FrozenEstimator
 from torch import nn
@@ -22,7 +21,6 @@ from sk_otreweight.baselines import (
     OLTRClassifier,
 )
 from sk_otreweight.baselines.decoupled import DisAlignHead, ScaledHead
-from sk_otreweight.baselines.sampling import balanced_rows, rows_of_classes
 
 FROZEN = [CRTClassifier, LWSClassifier, DisAlignClassifier, MetaHeadClassifier]
 
@@ -115,45 +113,3 @@ def test_the_exponent_of_the_alignment(data):
             np.testing.assert_allclose(ratios, 1)
         else:
             assert ratios[0] < ratios[1] < ratios[2]
-
-
-# Draws
-
-
-def test_balanced_draws_have_all_classes_alike():
-    labels = torch.tensor([0] * 70 + [2] * 25 + [3] * 5)
-    generator = torch.Generator().manual_seed(0)
-    rows = balanced_rows(labels, 1200, generator)
-    assert torch.bincount(labels[rows]).tolist() == [400, 0, 400, 400]
-    of_rows = torch.bincount(rows, minlength=100)
-    for label in (0, 2, 3):  # all rows of a class before any comes again
-        own = of_rows[labels == label]
-        assert own.max() - own.min() <= 1
-
-
-def test_classes_take_turns_with_four_rows():
-    labels = torch.tensor([0] * 70 + [1] * 30)
-    rows = balanced_rows(labels, 80, torch.Generator().manual_seed(0))
-    turns = labels[rows].reshape(-1, 4)
-    assert (turns == turns[:, :1]).all()
-    assert (turns[:, 0].reshape(-1, 2).sort(1).values == torch.tensor([0, 1])).all()
-
-
-@pytest.mark.parametrize("n", [1, 7, 50])
-def test_as_many_rows_as_asked_for(n):
-    rows = balanced_rows(torch.arange(20) % 3, n, torch.Generator().manual_seed(0))
-    assert len(rows) == n
-
-
-def test_rows_of_drawn_classes_follow_the_law_of_rows():
-    """Drawing a class by n_k rho_k, and then a row, draws rows by rho."""
-    labels = torch.tensor([0] * 12 + [1] * 5 + [2] * 3)
-    rates = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    shares = torch.bincount(labels) * rates
-    n = 40_000
-    classes = shares.multinomial(n, replacement=True, generator=generator)
-    rows = rows_of_classes(classes, labels, generator)
-    expected = rates[labels] / rates[labels].sum() * n
-    seen = torch.bincount(rows, minlength=20)
-    assert chisquare(seen.numpy(), expected.numpy()).pvalue > 1e-3

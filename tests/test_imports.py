@@ -100,26 +100,32 @@ TABLE = {
         SHELL | {"skorch"},
     ),
     "recipes": ({"costs", "meta_sets", "weights"}, {"torch"}),
-    "classifier": (
+    "sampling": (set(), {"torch"}),
+    "transport_step": (
         {
-            "base",
             "stage2",
             "extraction",
             "inputs",
             "virtual_step",
             "meta_rows",
             "batches",
+            "reweighter",
+            "sampling",
+            "scores",
+        },
+        {"torch", "skorch"},
+    ),
+    "classifier": (
+        {
+            "base",
+            "stage2",
             "losses",
             "recipes",
             "reweighter",
-            "scores",
-            "costs",
-            "meta_sets",
-            "weights",
-            "transport",
+            "transport_step",
             "_validation",
         },
-        SHELL | {"skorch"},
+        SHELL,
     ),
     "sample_weight": (
         {
@@ -135,6 +141,7 @@ TABLE = {
     "baselines": (
         {
             "base",
+            "sampling",
             "stage2",
             "rows",
             "features",

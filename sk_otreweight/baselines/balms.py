@@ -13,8 +13,8 @@ from sk_otreweight._validation import check_real
 from sk_otreweight.baselines.base import two_stage_epochs
 from sk_otreweight.baselines.learned import MetaClassifier, MetaRows, MetaStep
 from sk_otreweight.baselines.losses import adjusted_prior
-from sk_otreweight.baselines.sampling import rows_of_classes
 from sk_otreweight.losses import BalancedSoftmaxLoss
+from sk_otreweight.sampling import rows_of_classes
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sk_otreweight._validation import MetaData, check_drawable
 from sk_otreweight.base import BaseReweightedClassifier
-from sk_otreweight.baselines.sampling import balanced_rows
 from sk_otreweight.class_weights import effective_number_weights
+from sk_otreweight.sampling import balanced_rows
 from sk_otreweight.scores import class_scores
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 

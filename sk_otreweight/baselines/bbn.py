@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from sk_otreweight.baselines.base import BaselineClassifier, BaselineStep
 from sk_otreweight.baselines.heads import head_layer, replace_head
-from sk_otreweight.baselines.sampling import rows_of_classes
 from sk_otreweight.extraction import batch_features
 from sk_otreweight.features import ReplacedHead
 from sk_otreweight.inputs import batch_of
 from sk_otreweight.priors import named_prior
+from sk_otreweight.sampling import rows_of_classes
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 
 

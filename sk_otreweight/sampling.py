@@ -36,9 +36,45 @@ def balanced_rows(
         torch.randperm(len(members), generator=generator) for _ in range(n_rounds)
     ]
     turns = torch.cat(orders)[:n_turns].repeat_interleave(together)[:n]
+    return _rows_in_turn(turns, members, generator)
+
+
+def power_rows(
+    labels: Tensor, n: int, power: float, generator: torch.Generator
+) -> Tensor:
+    r"""Draw rows with class shares between those of the rows and equal ones.
+
+    The class of each is drawn with probabilities :math:`n_k^{1 - power}`, and a class
+    goes through all of its rows before any of them comes again.
+
+    Parameters
+    ----------
+    labels : Tensor of shape (n_rows,)
+    n : int
+        How many rows to draw.
+    power : float
+        At 0 the classes come as often as they have rows, at 1 alike; at 0.5 by the
+        square root (Mahajan et al., ECCV 2018).
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    rows : Tensor of shape (n,)
+    """
+    members = class_members(labels)
+    shares = torch.tensor([len(rows) ** (1 - power) for rows in members])
+    turns = torch.multinomial(shares, n, replacement=True, generator=generator)
+    return _rows_in_turn(turns, members, generator)
+
+
+def _rows_in_turn(
+    turns: Tensor, members: list[Tensor], generator: torch.Generator
+) -> Tensor:
+    """Return a row of each class whose turn it is, by its position in `members`."""
     counts = turns.bincount(minlength=len(members)).tolist()
     drawn = [_in_turn(*x, generator) for x in zip(members, counts, strict=True)]
-    rows = torch.empty(n, dtype=torch.int64)
+    rows = torch.empty(len(turns), dtype=torch.int64)
     rows[turns.argsort(stable=True)] = torch.cat(drawn)
     return rows
 
