@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cifar_files import write_balanced_cifar
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_iris
 from sklearn.dummy import DummyClassifier
@@ -259,3 +260,21 @@ def test_short_forms(name):
     if not done.stdout.startswith("Nothing was measured."):  # no encoder, no network
         assert "| ot |" in done.stdout
         assert "Failed fits\n\nnone" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_classes", [10, 100])
+def test_the_smoke_form_on_files_of_cifar(n_classes, tmp_path):
+    n_train = 25 if n_classes == 10 else 6
+    folder = write_balanced_cifar(tmp_path / "cifar", n_classes, n_train, n_test=2)
+    command = [sys.executable, BENCHMARKS / "images.py", "--cifar", folder, "--smoke"]
+    done = subprocess.run(
+        [*command, "--classes", str(n_classes)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| ce |" in done.stdout
+    assert "| ot_adjusted |" in done.stdout
+    assert "Failed fits\n\nnone" in done.stdout

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sklearn
@@ -230,5 +231,21 @@ def report(
     stem = name if chosen.device == "cpu" else f"{name}_{chosen.device}"
     (RESULTS / f"{stem}.md").write_text(page)
     record = {"about": facts, "lines": [asdict(x) for x in lines], "data": data}
-    (RESULTS / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / f"{stem}.json").write_text(compact_json(record))
     return int(not all(line.is_met for line in lines))
+
+
+def compact_json(record: object) -> str:
+    """Return JSON with a line for each measurement, and six digits of each figure."""
+    text = json.dumps(_rounded(record))
+    return text.replace("}, {", "},\n{") + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(part) for part in value]
+    return value

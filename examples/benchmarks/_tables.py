@@ -26,6 +26,20 @@ KEPT = Path(__file__).parents[1] / "output" / "fits"
 Fit = dict[str, Any]
 
 
+_MADE: dict[tuple[Any, ...], Any] = {}
+
+
+def once(make: Callable[..., Any], *args: Any) -> Any:
+    """Return ``make(*args)``, which is called once in each process.
+
+    The functions of a script cannot go to other processes with a cache of their own.
+    """
+    key = (make.__qualname__, *args)
+    if key not in _MADE:
+        _MADE[key] = make(*args)
+    return _MADE[key]
+
+
 class Draw(NamedTuple):
     """Training, meta (None if there are none) and test rows of one draw."""
 
@@ -152,6 +166,7 @@ def table_arguments(
     for name, text in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     chosen = parser.parse_args()
+    chosen.short = chosen.short or getattr(chosen, "smoke", False)
     if chosen.seeds is None:
         chosen.seeds = 1 if chosen.short else seeds
     if chosen.workers is None:

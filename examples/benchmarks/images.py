@@ -31,7 +31,6 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,6 +46,7 @@ from _tables import (
     check,
     error_table,
     failures,
+    once,
     run,
     summary,
     table_arguments,
@@ -107,7 +107,7 @@ class Images:
 
     def draw(self, setting: str, seed: int) -> Draw:
         """Return a long-tailed training set; "drawn" settings have no meta rows."""
-        images = load(self.folder, self.n_classes)
+        images = once(load, self.folder, self.n_classes)
         factor = int(setting.split()[1])
         n_max = min(self.n_max, images.n_max)
         data = make_long_tailed(
@@ -129,7 +129,6 @@ class Images:
         }
 
 
-@cache
 def load(folder: str | None, n_classes: int) -> Any:
     """Return the images, and how many the largest class can have."""
     images = load_fashion_mnist() if folder is None else load_cifar(folder, n_classes)
@@ -334,7 +333,6 @@ def main() -> int:
         flags={"smoke": "an epoch on a few images, printed only"},
     )
     n_classes = int(chosen.classes or 10)
-    chosen.short = chosen.short or chosen.smoke
     if chosen.cifar is None:
         size = (300, (4, 4)) if chosen.short else (5_990, (6, 6))
     else:

@@ -38,7 +38,6 @@ import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +52,7 @@ from _tables import (
     check,
     error_table,
     failures,
+    once,
     run,
     table_arguments,
 )
@@ -186,7 +186,7 @@ class Points:
 
     def _furniture(self, seed: int) -> list[tuple[Clouds, Labels]]:
         """Return training, meta and test clouds, as many of each class."""
-        clouds = _modelnet10(self.folder, self.size.points)
+        clouds = once(_modelnet10, self.folder, self.size.points)
         rng = np.random.default_rng(seed)
         n_train, n_meta = self.size.train, self.size.meta
         rows = _shuffled(clouds["y_train"], n_train + n_meta, rng)
@@ -202,7 +202,6 @@ class Points:
         ]
 
 
-@cache
 def _modelnet10(folder: str, n_points: int) -> dict[str, np.ndarray]:
     """Return the clouds of ModelNet10; reading the meshes takes minutes, once."""
     files = sorted(Path(folder).rglob("*.off"))

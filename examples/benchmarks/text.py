@@ -41,7 +41,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +58,7 @@ from _tables import (
     check,
     error_table,
     failures,
+    once,
     run,
     table_arguments,
 )
@@ -178,7 +178,6 @@ def _blocks(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return np.split(rows, range(size, len(rows), size))
 
 
-@cache
 def sentences(n_classes: int, tuning: Tuning) -> tuple[Bunch, Bunch]:
     """Return sentences to fine-tune the encoder on, and others, in random order."""
     data = load_movie_reviews(n_classes)
@@ -194,7 +193,6 @@ def sentences(n_classes: int, tuning: Tuning) -> tuple[Bunch, Bunch]:
     )
 
 
-@cache
 def features(
     n_classes: int, tuning: Tuning, device: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -270,7 +268,7 @@ class Text:
         """Return the features of sentences, of which one class is rare."""
         n_classes, counts = int(setting[0]), setting.split()[-1]
         majority, minority = (int(count) for count in counts.split(":"))
-        X, y = features(n_classes, self.tuning, self.device)
+        X, y = once(features, n_classes, self.tuning, self.device)
         n_test = np.bincount(y).min() - N_META - majority
         rng = np.random.default_rng(seed)
         parts = []

@@ -1,0 +1,69 @@
+"""Copy the recorded tables of the benchmarks into ``docs/results.md``.
+
+The page names them in comments, ``<!-- RECORD: HEADING -->``, a file of
+``examples/benchmarks/results/`` and a heading of it; without a heading it is the
+command that made the record, and with which versions. What stands between such a
+comment and the next ``<!-- end -->`` is replaced. With ``--check`` the script only
+fails if the page is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+PAGE = DOCS / "results.md"
+RESULTS = DOCS.parent / "examples" / "benchmarks" / "results"
+INCLUDE = re.compile(r"(<!-- (\w+)(?:: (.+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def written(text: str) -> str:
+    """Return the page with the tables as they are recorded."""
+    return INCLUDE.sub(_included, text)
+
+
+def _included(match: re.Match[str]) -> str:
+    begin, record, heading, end = match.groups()
+    body = facts(record) if heading is None else section(record, heading)
+    return f"{begin}\n{body}\n\n{end}"
+
+
+def facts(record: str) -> str:
+    """Return how a record was made, as its list says."""
+    lines = _page(record).splitlines()
+    return "\n".join(line for line in lines[: lines.index("", 2)] if line[:2] == "- ")
+
+
+def section(record: str, heading: str) -> str:
+    """Return what stands under a heading of a record."""
+    parts = re.split(r"^## (.+)\n", _page(record), flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    if heading not in sections:
+        raise SystemExit(
+            f"{record}.md has no heading {heading!r}; it has {list(sections)}."
+        )
+    return sections[heading].strip()
+
+
+def _page(record: str) -> str:
+    return (RESULTS / f"{record}.md").read_text("utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the tables, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail if they are stale")
+    options = parser.parse_args(arguments)
+    text = PAGE.read_text("utf-8")
+    if not options.check:
+        PAGE.write_text(written(text), "utf-8")
+    elif text != written(text):
+        sys.exit(f"{PAGE} is stale: run python docs/generate_results.py.")
+
+
+if __name__ == "__main__":
+    main()
