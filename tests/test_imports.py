@@ -129,6 +129,7 @@ TABLE = {
     ),
     "sample_weight": (
         {
+            "costs",
             "reweighter",
             "meta_sets",
             "display",

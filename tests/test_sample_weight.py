@@ -130,13 +130,29 @@ def test_missing_values_count_as_the_mean(wine):
     X, X_meta = wine.X.copy(), wine.X_meta.copy()
     for array in X, X_meta:
         array[rng.random(array.shape) < 0.2] = np.nan
-    weights = compute_ot_sample_weight(X, wine.y, X_meta=X_meta, y_meta=wine.y_meta)
+    weights = compute_ot_sample_weight(
+        X, wine.y, X_meta=X_meta, y_meta=wine.y_meta, cost="combined"
+    )
     expected = naive_weights(
         X, wine.y, X_meta, wine.y_meta, cosine_distance, with_labels=True, reg=0.1
     )
     assert_same_weights(weights, expected)
-    complete = compute_ot_sample_weight(wine.X, wine.y, **wine.given)
+    complete = compute_ot_sample_weight(wine.X, wine.y, **wine.given, cost="combined")
     assert np.abs(weights - complete).max() > 0.1
+
+
+def test_features_count_a_fifth_by_default(wine):
+    weights = compute_ot_sample_weight(wine.X, wine.y, **wine.given)
+    expected = naive_weights(
+        wine.X,
+        wine.y,
+        wine.X_meta,
+        wine.y_meta,
+        lambda a, b: 0.2 * cosine_distance(a, b),
+        with_labels=True,
+        reg=0.1,
+    )
+    assert_same_weights(weights, expected)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e6 / 3, np.nan])

@@ -65,9 +65,11 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     estimator : classifier
         Its `fit` must take `sample_weight`. To be given without a `class_weight`: the
         two would be multiplied.
-    cost : str, Cost or callable, default="combined"
+    cost : str, Cost or callable, default=None
         ``"label"`` (Eq. 7), ``"feature"`` (8), ``"combined"`` (9), ``"sqeuclidean"``,
-        a :class:`Cost`, or a function (see :class:`FunctionCost`). Columns that are
+        a :class:`Cost`, or a function (see :class:`FunctionCost`). None is
+        ``CombinedCost(mix=0.9)``, in which features count a fifth: columns that no net
+        has learned tell less about how typical a row is. Columns that are
         not numeric, text and sparse X need a cost that looks at labels only.
     meta_set : str or MetaSet, default="prototype"
         ``"prototype"`` (12), ``"whole"`` (5), ``"random"``, or a :class:`MetaSet`,
@@ -119,7 +121,7 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self,
         estimator: Any,
         *,
-        cost: Any = "combined",
+        cost: Any = None,
         meta_set: Any = "prototype",
         reg: float = 0.1,
         random_state: Any = None,

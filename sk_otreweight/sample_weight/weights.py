@@ -19,6 +19,7 @@ from sk_otreweight._validation import (
     warn_missing_meta_classes,
     warn_other_steps,
 )
+from sk_otreweight.costs import CombinedCost
 from sk_otreweight.meta_sets import draw_rows
 from sk_otreweight.randomness import draw_seed
 from sk_otreweight.reweighter import Reweighter
@@ -31,7 +32,7 @@ def compute_ot_sample_weight(
     *,
     X_meta: Any = None,
     y_meta: Any = None,
-    cost: Any = "combined",
+    cost: Any = None,
     meta_set: Any = "prototype",
     reg: float = 0.1,
     random_state: Any = None,
@@ -54,9 +55,11 @@ def compute_ot_sample_weight(
         A small balanced set of trusted rows. With none, it is drawn from the rows of X.
     y_meta : array-like of shape (n_meta,), default=None
         Labels of the meta rows; goes with `X_meta`.
-    cost : str, Cost or callable, default="combined"
+    cost : str, Cost or callable, default=None
         ``"label"`` (Eq. 7), ``"feature"`` (8), ``"combined"`` (9), ``"sqeuclidean"``,
-        a :class:`Cost`, or a function (see :class:`FunctionCost`).
+        a :class:`Cost`, or a function (see :class:`FunctionCost`). None is
+        ``CombinedCost(mix=0.9)``, in which features count a fifth: columns that no net
+        has learned tell less about how typical a row is.
     meta_set : str or MetaSet, default="prototype"
         ``"prototype"`` (12), ``"whole"`` (5), ``"random"``, or a :class:`MetaSet`,
         whose `per_class` says how many rows are drawn when no meta set is given.
@@ -104,6 +107,7 @@ def compute_ot_sample_weight(
 def new_reweighter(cost: Any, meta_set: Any, reg: float, state: Any) -> Reweighter:
     """Return a reweighter that solves the closed form, with a seed of its own."""
     seed = draw_seed(state)
+    cost = CombinedCost(mix=0.9) if cost is None else cost
     return Reweighter(cost, "semirelaxed", meta_set, reg=reg, random_state=seed)
 
 
