@@ -1,13 +1,19 @@
 """Errors on long-tailed images some of whose labels are wrong, and finding these.
 
-Fashion-MNIST with an imbalance factor (IF) of 20 and 100 and up to 2,000 images of a
-class; 0, 20 or 40 % of the training labels are replaced by another class, the meta
-labels are right. The net is that of ``images.py``; it is trained for 30 epochs, of
-which 8 are stage 1 where there are two, so that it has the time to learn wrong labels
-by heart. How much methods differ depends on that, which two controls show: rows that
+Images and sentences with an imbalance factor (IF) of 20 and 100; 0, 20 or 40 % of the
+training labels are replaced by another class, the meta labels are right.
+
+- Fashion-MNIST, up to 2,000 images of a class, and the net of ``images.py``. It is
+  trained for 30 epochs, of which 8 are stage 1 where there are two, so that it has the
+  time to learn wrong labels by heart.
+- Sentences of movie reviews, negative and positive, up to 1,000 of a class: features
+  and net are those of ``text.py``, and so are the 25 epochs, of which 6 are stage 1.
+  Left out if its encoder is not installed.
+
+How much methods differ depends on how far a net is trained, which one of the controls
+shows: the logit-adjusted loss is given half of the epochs. Another one drops rows that
 cleanlab flags (its self-confidence, by the probabilities of a net that was trained on
-the other half of the rows) are dropped before training with the logit-adjusted loss,
-and the logit-adjusted loss is given half of the epochs.
+the other half of the rows) before training with that loss.
 
 The second table is the area under the ROC curve (AUC) of the wrong labels, ranked by
 
@@ -21,14 +27,16 @@ The long form takes about four hours on two cores; what is finished is kept in
 
     python examples/benchmarks/noise.py
     python examples/benchmarks/noise.py --short
-    python examples/benchmarks/noise.py --check "IF 20, 40 % wrong" ot_robust 0
+    python examples/benchmarks/noise.py --check "images IF 20, 40 % wrong" ot_robust 0
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -58,6 +66,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.utils import Bunch
 from skorch import NeuralNetClassifier
+from text import N_META, Text, Tuning, missing
 from tqdm.auto import tqdm
 
 from sk_otreweight import (
@@ -66,6 +75,7 @@ from sk_otreweight import (
     load_fashion_mnist,
     make_long_tailed,
 )
+from sk_otreweight.recipes import RECIPES
 
 RIVALS = ("ce", "inverse", "logit_adjustment", "focal")
 RECIPE = "ot_robust"
@@ -116,36 +126,92 @@ def out_of_sample(net: Any, X: Any, y: np.ndarray, seed: int | None) -> np.ndarr
     return cross_val_predict(plain, X, y, cv=FOLDS, method="predict_proba")
 
 
-def the_net(setting: str, epochs: int = 8) -> NeuralNetClassifier:
-    """Return the net of all methods."""
-    return fashion_net(epochs).set_params(callbacks=[AveragedParameters()])
+@dataclass(frozen=True)
+class Images:
+    """Fashion-MNIST.
+
+    Attributes
+    ----------
+    n_max : int
+        Training rows of the largest class.
+    epochs : tuple of int
+        Of the net, and of the second stage.
+    """
+
+    n_max: int = 2_000
+    epochs: tuple[int, int] = (8, 22)
+
+    def net(self, setting: str) -> NeuralNetClassifier:
+        """Return the net of all methods."""
+        net = fashion_net(self.epochs[0])
+        return net.set_params(callbacks=[AveragedParameters()])
+
+    def rows(self, setting: str, seed: int) -> Bunch:
+        """Return training rows with wrong labels, meta rows and test rows."""
+        images = load_fashion_mnist()
+        data = with_wrong_labels(
+            images.X_train, images.y_train, setting, seed, self.n_max
+        )
+        return Bunch(**data, X_test=images.X_test, y_test=images.y_test)
 
 
-def noisy(setting: str, seed: int, n_max: int) -> Bunch:
-    """Return a training set with wrong labels."""
-    images = load_fashion_mnist()
-    factor, noise = setting.removeprefix("IF ").removesuffix(" % wrong").split(", ")
+@dataclass(frozen=True)
+class Sentences:
+    """The features of sentences, of two classes; the other attributes as in `Images`.
+
+    Attributes
+    ----------
+    text : Text
+        Tells where the features come from.
+    """
+
+    text: Text
+    n_max: int = 1_000
+    epochs: tuple[int, int] = (6, 19)
+
+    def net(self, setting: str) -> NeuralNetClassifier:
+        """Return the net of all methods."""
+        return self.text.net(setting).set_params(max_epochs=self.epochs[0])
+
+    def rows(self, setting: str, seed: int) -> Bunch:
+        """Return training rows with wrong labels, meta rows and test rows."""
+        X, y = self.text.features(2)
+        n_test = np.bincount(y).min() - self.n_max - N_META
+        order = np.random.default_rng(seed).permutation(len(y))
+        parts = [order[y[order] == label] for label in range(2)]
+        test = np.concatenate([part[:n_test] for part in parts])
+        rest = np.concatenate([part[n_test:] for part in parts])
+        data = with_wrong_labels(X[rest], y[rest], setting, seed, self.n_max)
+        return Bunch(**data, X_test=X[test], y_test=y[test])
+
+
+def with_wrong_labels(
+    X: Any, y: np.ndarray, setting: str, seed: int, n_max: int
+) -> Bunch:
+    """Return a long-tailed training set with wrong labels, and meta rows."""
+    factor, noise = re.findall(r"\d+", setting)
     return make_long_tailed(
-        images.X_train,
-        images.y_train,
+        X,
+        y,
         float(factor),
         n_max=n_max,
+        meta_per_class=N_META,
         label_noise=float(noise) / 100,
         random_state=seed,
     )
 
 
-def draw(setting: str, seed: int, n_max: int) -> Draw:
+def draw(source: Images | Sentences, setting: str, seed: int) -> Draw:
     """Return training, meta and test rows."""
-    data, images = noisy(setting, seed, n_max), load_fashion_mnist()
-    return Draw(data.X, data.y, data.X_meta, data.y_meta, images.X_test, images.y_test)
+    data = source.rows(setting, seed)
+    return Draw(data.X, data.y, data.X_meta, data.y_meta, data.X_test, data.y_test)
 
 
 def methods(
-    setting: str, epochs: tuple[int, int], few: bool = False
+    source: Images | Sentences, few: bool, setting: str
 ) -> dict[str, BaseEstimator]:
     """Return the controls, dropping flagged rows, and ours."""
-    first, second = epochs
+    first, second = source.epochs
     with_meta = BASELINES["logit_adjustment"](train_on_meta=True)
     found = {
         **baselines((*RIVALS, "ce_meta", "meta_head", "logit_adjustment_posthoc")),
@@ -158,20 +224,22 @@ def methods(
         method.set_params(max_epochs=second)
     if few:
         return found
-    half = (first + second) // 2 - first
+    short_net = source.net(setting).set_params(max_epochs=(first + second) // 2)
     return found | {
-        "logit_adjustment, half": BASELINES["logit_adjustment"](max_epochs=half),
+        "logit_adjustment, half": BASELINES["logit_adjustment"](
+            short_net, max_epochs=0
+        ),
         "cleanlab, then logit_adjustment": CleanedClassifier(
-            the_net(setting, first), second
+            source.net(setting), second
         ),
     }
 
 
-def rankings(setting: str, seed: int, n_max: int, epochs: tuple[int, int]) -> Any:
+def rankings(source: Images | Sentences, setting: str, seed: int) -> dict[str, float]:
     """Return the AUC of the wrong labels by each ranking."""
     use_one_thread()
-    data = noisy(setting, seed, n_max)
-    net, meta = the_net(setting, epochs[0]), (data.X_meta, data.y_meta)
+    data = source.rows(setting, seed)
+    net, meta = source.net(setting), (data.X_meta, data.y_meta)
 
     def auc(scores: np.ndarray) -> float:
         return float(roc_auc_score(data.flipped, scores))
@@ -184,7 +252,7 @@ def rankings(setting: str, seed: int, n_max: int, epochs: tuple[int, int]) -> An
 
     plain = BASELINES["ce"](net, max_epochs=0, random_state=seed).fit(data.X, data.y)
     robust = OTReweightedClassifier.from_recipe(
-        "robust", net, max_epochs=epochs[1], random_state=seed
+        "robust", net, max_epochs=source.epochs[1], random_state=seed
     )
     robust.fit(data.X, data.y, meta=meta)
     own = get_label_quality_scores(data.y, plain.predict_proba(data.X))
@@ -218,7 +286,7 @@ def lines_of(
     aucs: Mapping[tuple[str, int], Mapping[str, float]],
 ) -> list[Line]:
     """Return what our recipe should reach at 40 % wrong labels."""
-    setting = "IF 20, 40 % wrong"
+    setting = "images IF 20, 40 % wrong"
     own = errors[setting]
     best = min(RIVALS, key=lambda name: own[name].mean)
     name = f"suspicious_rows, {RECIPE}"
@@ -235,53 +303,67 @@ def lines_of(
 
 
 def ranked(
-    settings: Sequence[str],
-    n_max: int,
-    epochs: tuple[int, int],
-    chosen: argparse.Namespace,
+    source: Images | Sentences, settings: Sequence[str], chosen: argparse.Namespace
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Return the rankings of each draw; what was finished is read from disk."""
     places = [(setting, seed) for seed in range(chosen.seeds) for setting in settings]
+    recipe = repr(sorted(RECIPES["robust"]().items()))
 
     def compute(setting: str, seed: int) -> dict[str, float]:
-        figures = partial(rankings, setting, seed, n_max, epochs)
+        figures = partial(rankings, source, setting, seed)
         if chosen.short:
             return figures()
-        return kept("noise_rankings", {"setting": setting, "seed": seed}, figures)
+        key = {"source": repr(source), "setting": setting, "seed": seed}
+        return kept("noise_rankings", key | {"recipe": recipe}, figures)
 
     parallel = Parallel(n_jobs=chosen.workers, return_as="generator")
     found = parallel(delayed(compute)(*place) for place in places)
     return dict(zip(places, tqdm(found, total=len(places), unit="draw"), strict=True))
 
 
+def sources_of(chosen: argparse.Namespace) -> dict[str, Images | Sentences]:
+    """Return what there is to train on, by the name of its table."""
+    if chosen.short:
+        return {"noise": Images(300, (2, 2))}
+    sources: dict[str, Images | Sentences] = {"noise": Images()}
+    reason = missing()
+    if reason is None:
+        sources["noise_text"] = Sentences(Text(Tuning(), chosen.device))
+    else:
+        print(f"Without sentences. {reason}")
+    return sources
+
+
 def main() -> int:
     """Fit, or read what was fitted before, and report."""
     chosen = table_arguments(__doc__.splitlines()[0])
-    shares, factors = (0, 20, 40), (20, 100)
-    n_max, epochs = (300, (2, 2)) if chosen.short else (2_000, (8, 22))
-    settings = [
-        f"IF {factor}, {share} % wrong" for factor in factors for share in shares
-    ]
-    if chosen.short:
-        settings = settings[2:3]
-    table = Table(
-        "noise",
-        settings,
-        partial(methods, epochs=epochs, few=chosen.short),
-        partial(draw, n_max=n_max),
-        partial(the_net, epochs=epochs[0]),
-    )
+    sources, tables, wrong = sources_of(chosen), [], {}
+    for name, source in sources.items():
+        kind = "images" if isinstance(source, Images) else "text"
+        shares = (40,) if chosen.short else (0, 20, 40)
+        factors = (20,) if chosen.short else (20, 100)
+        settings = [
+            f"{kind} IF {factor}, {share} % wrong"
+            for factor in factors
+            for share in shares
+        ]
+        wrong[name] = [setting for setting in settings if ", 0 %" not in setting]
+        fitted = partial(methods, source, chosen.short)
+        tables.append(Table(name, settings, fitted, partial(draw, source), source.net))
     if chosen.check:
-        return check([table], "noise", chosen)
-    fits = run([table], chosen)
-    wrong = [setting for setting in settings if ", 0 %" not in setting]
-    aucs = ranked(wrong, n_max, epochs, chosen)
-    sections = {
-        "Balanced error (%)": error_table(fits["noise"]),
-        "AUC of the wrong labels": auc_table(aucs),
-        "Failed fits": failures(fits["noise"]),
-    }
-    lines = [] if chosen.short else lines_of(summary(fits["noise"]), aucs)
+        return check(tables, "noise", chosen)
+    fits, aucs, sections = run(tables, chosen), {}, {}
+    for name, source in sources.items():
+        kind = "images" if isinstance(source, Images) else "sentences"
+        own = ranked(source, wrong[name], chosen)
+        sections |= {
+            f"Balanced error (%), {kind}": error_table(fits[name]),
+            f"AUC of the wrong labels, {kind}": auc_table(own),
+        }
+        aucs |= own
+    everything = [fit for found in fits.values() for fit in found]
+    sections["Failed fits"] = failures(everything)
+    lines = [] if chosen.short else lines_of(summary(everything), aucs)
     data = fits | {
         "rankings": [
             {"setting": setting, "seed": seed, **found}

@@ -264,11 +264,15 @@ class Text:
             verbose=0,
         )
 
+    def features(self, n_classes: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return features and labels of all sentences."""
+        return once(features, n_classes, self.tuning, self.device)
+
     def draw(self, setting: str, seed: int) -> Draw:
         """Return the features of sentences, of which one class is rare."""
         n_classes, counts = int(setting[0]), setting.split()[-1]
         majority, minority = (int(count) for count in counts.split(":"))
-        X, y = once(features, n_classes, self.tuning, self.device)
+        X, y = self.features(n_classes)
         n_test = np.bincount(y).min() - N_META - majority
         rng = np.random.default_rng(seed)
         parts = []
