@@ -53,16 +53,33 @@ def test_links_lead_somewhere():
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
 
 
-def test_the_table_of_methods_is_up_to_date():
-    command = [sys.executable, "docs/generate_methods.py", "--check"]
+GENERATED = pytest.mark.parametrize("script", ["generate_methods", "generate_results"])
+
+
+@GENERATED
+def test_tables_are_up_to_date(script):
+    command = [sys.executable, f"docs/{script}.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_stale_table_of_methods_is_found():
-    script = ROOT / "docs" / "generate_methods.py"
-    spec = importlib.util.spec_from_file_location("generate_methods", script)
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+@GENERATED
+def test_stale_tables_are_found(script):
+    generate = imported(script)
     text = generate.PAGE.read_text("utf-8")
     assert generate.written(text.replace("| `ldam` |", "| `old` |")) == text
+    assert generate.written(re.sub(r"\| ce \| \d", "| ce | ", text)) == text
+
+
+def test_a_heading_that_is_not_recorded():
+    with pytest.raises(SystemExit, match="no heading 'Error'; it has .*'Lines'"):
+        imported("generate_results").section("tabular", "Error")
+
+
+def imported(script):
+    spec = importlib.util.spec_from_file_location(
+        script, ROOT / "docs" / f"{script}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

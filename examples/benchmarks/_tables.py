@@ -356,6 +356,18 @@ def check(tables: Sequence[Table], name: str, chosen: argparse.Namespace) -> int
     return int(not abs(percent(again) - before[seed]) <= tolerance + 1e-9)
 
 
+def to_record(fits: Mapping[str, Sequence[Fit]]) -> dict[str, list[Fit]]:
+    """Return of the fits of each table what is worth a place in the record."""
+    kept = ("setting", "method", "seed", "balanced_accuracy", "few", "log_loss")
+    return {
+        table: [
+            {name: fit[name] for name in (*kept, "fit_time", "error") if name in fit}
+            for fit in found
+        ]
+        for table, found in fits.items()
+    }
+
+
 def _table_of(tables: Sequence[Table], setting: str, method: str) -> Table:
     """Return the table that has a cell."""
     for table in tables:

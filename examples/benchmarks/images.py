@@ -50,6 +50,7 @@ from _tables import (
     run,
     summary,
     table_arguments,
+    to_record,
 )
 from defaults import fashion_net
 from sklearn.base import BaseEstimator
@@ -356,7 +357,7 @@ def main() -> int:
     sections["Failed fits"] = failures(everything)
     title = "Long-tailed " + ("Fashion-MNIST" if chosen.cifar is None else "CIFAR")
     lines = [] if chosen.short else lines_of(fits[name])
-    return report(name, title, sections, fits, lines, chosen)
+    return report(name, title, sections, to_record(fits), lines, chosen)
 
 
 if __name__ == "__main__":

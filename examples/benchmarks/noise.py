@@ -55,6 +55,7 @@ from _tables import (
     run,
     summary,
     table_arguments,
+    to_record,
     use_one_thread,
 )
 from cleanlab.filter import find_label_issues
@@ -364,7 +365,7 @@ def main() -> int:
     everything = [fit for found in fits.values() for fit in found]
     sections["Failed fits"] = failures(everything)
     lines = [] if chosen.short else lines_of(summary(everything), aucs)
-    data = fits | {
+    data = to_record(fits) | {
         "rankings": [
             {"setting": setting, "seed": seed, **found}
             for (setting, seed), found in aucs.items()

@@ -61,6 +61,7 @@ from _tables import (
     once,
     run,
     table_arguments,
+    to_record,
 )
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
@@ -352,7 +353,7 @@ def main() -> int:
             f"Balanced error (%), {chosen.seeds} seed(s)": error_table(fits[NAME]),
             "Failed fits": failures(fits[NAME]),
         },
-        fits,
+        to_record(fits),
         [],
         chosen,
         packages=["POT", "sk-otreweight", "transformers", ENCODER],
