@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -382,7 +382,7 @@ def balanced_error(net: nn.Module, rows: Rows) -> float:
 
 def cell(
     name: str, trial: Trial, setting: Setting, seed: int, keep: bool
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the figures of a trial, computed or read from disk."""
     use_one_thread()
 
@@ -401,22 +401,31 @@ def cell(
     return key | figures | {"name": name}
 
 
-def table(cells: Sequence[dict[str, object]], settings: Sequence[Setting]) -> str:
-    """Return trials by settings, with the AUC where labels are wrong."""
+def table(cells: Sequence[dict[str, Any]], settings: Sequence[Setting]) -> str:
+    """Return trials by settings, with the AUC where labels are wrong, and their time.
+
+    Times are relative to the first trial's, and rough: trials share the machine.
+    """
+    names = list(dict.fromkeys(found["name"] for found in cells))
+    first = _seconds(cells, names[0])
     rows = []
-    for name in dict.fromkeys(str(found["name"]) for found in cells):
+    for name in names:
         row = [name]
         for setting in settings:
             own = [
                 found
                 for found in cells
-                if found["name"] == name and found["setting"] == repr(setting)
+                if (found["name"], found["setting"]) == (name, repr(setting))
             ]
             text = str(Errors.of([found["error"] for found in own]))
             aucs = [found["auc"] for found in own if found["auc"] is not None]
             row.append(text + (f" (AUC {np.mean(aucs):.3f})" if aucs else ""))
-        rows.append(row)
-    return markdown_table(["trial", *map(str, settings)], rows)
+        rows.append([*row, f"{_seconds(cells, name) / first:.1f}"])
+    return markdown_table(["trial", *map(str, settings), "time"], rows)
+
+
+def _seconds(cells: Sequence[dict[str, Any]], name: str) -> float:
+    return sum(found["seconds"] for found in cells if found["name"] == name)
 
 
 def main() -> int:
@@ -434,7 +443,7 @@ def main() -> int:
         for setting in settings
         for name, trial in trials.items()
     ]
-    compute: Callable[..., dict[str, object]] = cell
+    compute: Callable[..., dict[str, Any]] = cell
     parallel = Parallel(n_jobs=chosen.workers, return_as="generator")
     done = parallel(delayed(compute)(*job) for job in jobs)
     cells = list(tqdm(done, total=len(jobs), unit="fit"))
