@@ -35,6 +35,7 @@ def numbers(title, text):
     return [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
 
 
+@pytest.mark.slow
 def test_quickstart_helps_the_rare_classes_and_readme_shows_it():
     text = run("examples/plot_quickstart.py")
     plain, ours = numbers("three rarest classes", text)
@@ -49,6 +50,7 @@ def test_quickstart_helps_the_rare_classes_and_readme_shows_it():
         assert numbers(title, readme) == pytest.approx(numbers(title, text), abs=0.02)
 
 
+@pytest.mark.slow
 def test_own_loop_helps_the_rare_classes():
     text = run("examples/plot_own_loop.py")
     before, after = numbers("Stage 1        :", text), numbers("Stage 1 and 2", text)

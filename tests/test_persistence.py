@@ -583,6 +583,7 @@ def test_global_generators_stay_untouched(digits, tmp_path):
     np.testing.assert_equal(np.random.get_state(), numpy_state)  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_in_another_process(path, digits, tmp_path):
     code = (
         "import sys, numpy as np, torch; torch.set_num_threads(1)\n"
