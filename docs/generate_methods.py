@@ -6,10 +6,9 @@ two markers. With ``--check`` it only fails if the table there is stale.
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+from _page import write_or_check
 
 from sk_otreweight import BASELINES
 
@@ -40,17 +39,5 @@ def written(text: str) -> str:
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the table, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="fail if it is stale")
-    options = parser.parse_args(arguments)
-    text = PAGE.read_text("utf-8")
-    if not options.check:
-        PAGE.write_text(written(text), "utf-8")
-    elif text != written(text):
-        sys.exit(f"{PAGE} is stale: run python docs/generate_methods.py.")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, written, __doc__.splitlines()[0])

@@ -9,11 +9,10 @@ fails if the page is stale.
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+from _page import write_or_check
 
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "results.md"
@@ -53,17 +52,5 @@ def _page(record: str) -> str:
     return (RESULTS / f"{record}.md").read_text("utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the tables, or check them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="fail if they are stale")
-    options = parser.parse_args(arguments)
-    text = PAGE.read_text("utf-8")
-    if not options.check:
-        PAGE.write_text(written(text), "utf-8")
-    elif text != written(text):
-        sys.exit(f"{PAGE} is stale: run python docs/generate_results.py.")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, written, __doc__.splitlines()[0])
