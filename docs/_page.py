@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -12,7 +12,6 @@ def write_or_check(
     page: Path,
     written: Callable[[str], str],
     description: str,
-    arguments: Sequence[str] | None = None,
 ) -> None:
     """Write a page as it should be, or with ``--check`` fail if it is stale.
 
@@ -23,12 +22,10 @@ def write_or_check(
         ``written(text)`` returns the page's text as it should be.
     description : str
         Of the script.
-    arguments : sequence of str, default=None
-        Of the command line; None takes those that were given.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--check", action="store_true", help="fail if it is stale")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     text = page.read_text("utf-8")
     if not options.check:
         page.write_text(written(text), "utf-8")

@@ -72,7 +72,6 @@ class TransportStep(PlainStep):
         # The features that a closed form looks at are extracted once per epoch.
         self.needs_features = takes_steps and reweighter.needs_features
         self.generator = torch.Generator().manual_seed(data.seed)
-        self.row_generator = torch.Generator().manual_seed(data.seed)
         self._set_meta()
         reweighter.set_training_set(
             data.labels, self._start_features(), data.class_counts
@@ -82,7 +81,7 @@ class TransportStep(PlainStep):
     def draw_rows(self, labels: Tensor) -> Tensor:
         """Return as many rows as there are, more of rare classes."""
         n, power = len(labels), self.sampling_power
-        return power_rows(labels, n, power, self.row_generator)
+        return power_rows(labels, n, power, self.generator)
 
     def begin_epoch(self, batches: Sequence[Tensor] | None) -> None:
         """Refresh what an epoch depends on, and step weights that need no net."""

@@ -34,7 +34,7 @@ def once(make: Callable[..., Any], *args: Any) -> Any:
 
     The functions of a script cannot go to other processes with a cache of their own.
     """
-    key = (make.__qualname__, *args)
+    key = (make.__module__, make.__qualname__, *args)
     if key not in _MADE:
         _MADE[key] = make(*args)
     return _MADE[key]
