@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -404,28 +405,37 @@ def cell(
 def table(cells: Sequence[dict[str, Any]], settings: Sequence[Setting]) -> str:
     """Return trials by settings, with the AUC where labels are wrong, and their time.
 
-    Times are relative to the first trial's, and rough: trials share the machine.
+    Times are relative to the first trial's, and rough: trials share the machine, which
+    may even have been stopped in between. So the median of the seeds is taken.
     """
     names = list(dict.fromkeys(found["name"] for found in cells))
-    first = _seconds(cells, names[0])
+    first = _seconds(cells, names[0], settings)
     rows = []
     for name in names:
         row = [name]
         for setting in settings:
-            own = [
-                found
-                for found in cells
-                if (found["name"], found["setting"]) == (name, repr(setting))
-            ]
+            own = _of(cells, name, setting)
             text = str(Errors.of([found["error"] for found in own]))
             aucs = [found["auc"] for found in own if found["auc"] is not None]
             row.append(text + (f" (AUC {np.mean(aucs):.3f})" if aucs else ""))
-        rows.append([*row, f"{_seconds(cells, name) / first:.1f}"])
+        rows.append([*row, f"{_seconds(cells, name, settings) / first:.1f}"])
     return markdown_table(["trial", *map(str, settings), "time"], rows)
 
 
-def _seconds(cells: Sequence[dict[str, Any]], name: str) -> float:
-    return sum(found["seconds"] for found in cells if found["name"] == name)
+def _of(
+    cells: Sequence[dict[str, Any]], name: str, setting: Setting
+) -> list[dict[str, Any]]:
+    place = (name, repr(setting))
+    return [found for found in cells if (found["name"], found["setting"]) == place]
+
+
+def _seconds(
+    cells: Sequence[dict[str, Any]], name: str, settings: Sequence[Setting]
+) -> float:
+    return sum(
+        median(found["seconds"] for found in _of(cells, name, setting))
+        for setting in settings
+    )
 
 
 def main() -> int:
