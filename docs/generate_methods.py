@@ -12,7 +12,7 @@ from _page import write_or_check
 
 from sk_otreweight import BASELINES
 
-PAGE = Path(__file__).resolve().parent / "comparison.md"
+PAGES = [Path(__file__).resolve().parent / "comparison.md"]
 BEGIN = "<!-- table of methods: python docs/generate_methods.py -->"
 END = "<!-- end of the table -->"
 ORDER = ("counts", "meta", "features")
@@ -40,4 +40,4 @@ def written(text: str) -> str:
 
 
 if __name__ == "__main__":
-    write_or_check(PAGE, written, __doc__.splitlines()[0])
+    write_or_check(PAGES, written, __doc__.splitlines()[0])

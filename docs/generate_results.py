@@ -1,10 +1,10 @@
-"""Copy the recorded tables of the benchmarks into ``docs/results.md``.
+"""Copy the recorded tables of the benchmarks into the pages of results.
 
-The page names them in comments, ``<!-- RECORD: HEADING -->``, a file of
+A page names them in comments, ``<!-- RECORD: HEADING -->``, a file of
 ``examples/benchmarks/results/`` and a heading of it; without a heading it is the
 command that made the record, and with which versions. What stands between such a
 comment and the next ``<!-- end -->`` is replaced. With ``--check`` the script only
-fails if the page is stale.
+fails if a page is stale.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from _page import write_or_check
 
 DOCS = Path(__file__).resolve().parent
-PAGE = DOCS / "results.md"
+PAGES = [DOCS / "results.md"]
 RESULTS = DOCS.parent / "examples" / "benchmarks" / "results"
 INCLUDE = re.compile(r"(<!-- (\w+)(?:: (.+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -33,13 +33,13 @@ def _included(match: re.Match[str]) -> str:
 
 def facts(record: str) -> str:
     """Return how a record was made, as its list says."""
-    lines = _page(record).splitlines()
+    lines = _record(record).splitlines()
     return "\n".join(line for line in lines[: lines.index("", 2)] if line[:2] == "- ")
 
 
 def section(record: str, heading: str) -> str:
     """Return what stands under a heading of a record."""
-    parts = re.split(r"^## (.+)\n", _page(record), flags=re.MULTILINE)
+    parts = re.split(r"^## (.+)\n", _record(record), flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     if heading not in sections:
         raise SystemExit(
@@ -48,9 +48,9 @@ def section(record: str, heading: str) -> str:
     return sections[heading].strip()
 
 
-def _page(record: str) -> str:
+def _record(record: str) -> str:
     return (RESULTS / f"{record}.md").read_text("utf-8")
 
 
 if __name__ == "__main__":
-    write_or_check(PAGE, written, __doc__.splitlines()[0])
+    write_or_check(PAGES, written, __doc__.splitlines()[0])
