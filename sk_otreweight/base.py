@@ -258,7 +258,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
                     self._extractor_is_trained = self._prepare(rows.X)
                     self._n_fit_epochs = len(self.net_.history)
                 # Another order of the rows, and another draw, in every chunk.
-                n_seen = int(self._class_counts.sum())
+                n_seen = int(self.class_counts_.sum())
                 self._train(rows, seed + n_seen, is_stream=True)
         return self
 
@@ -284,7 +284,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         if target is None:
             return probabilities
         if isinstance(target, str):
-            target = named_prior(target, self._class_counts)
+            target = named_prior(target, self.class_counts_)
         return with_prior(probabilities, self.prior_, target)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -371,7 +371,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         )
         self.net_, self._head = net, head
         self._input_shape = row_shapes(X)
-        self._class_counts = np.zeros(len(self.classes_), dtype=np.int64)
+        self.class_counts_ = np.zeros(len(self.classes_), dtype=np.int64)
         self._class_mass = np.zeros(len(self.classes_))
         self._meta = None
         self._adapt_net()
@@ -439,7 +439,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         """Encode and count the labels, and keep the meta rows if there are some."""
         labels = encode_labels(rows.y, self.classes_, name="y")
         counts = np.bincount(labels, minlength=len(self.classes_))
-        self._class_counts = self._class_counts + counts
+        self.class_counts_ = self.class_counts_ + counts
         if rows.meta is not None:
             self._meta = self._encode_meta(*rows.meta)
         if not is_stream:
@@ -467,7 +467,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             X=X,
             labels=torch.from_numpy(labels).to(net.device),
             target_dtype=torch.from_numpy(targets[:0]).dtype,
-            class_counts=torch.from_numpy(self._class_counts),
+            class_counts=torch.from_numpy(self.class_counts_),
             meta=self._meta,
             features=training_features(net, head, X) if freeze else None,
             is_stream=is_stream,

@@ -121,6 +121,8 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     sample_weight_ : ndarray of shape (n_samples,)
         Weight of each row of X: of mean 1 over the training rows, and 0 for rows held
         out by `meta_mask`.
+    class_counts_ : ndarray of shape (n_classes,)
+        Training rows of each class; of a stream, those so far.
     class_weight_ : ndarray of shape (n_classes,)
         Mean weight of the rows of each class.
     prior_ : ndarray of shape (n_classes,)
@@ -276,7 +278,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         return LogitAdjustedLoss(shares, reduction="none").to(self.net_.device)
 
     def _counts(self) -> np.ndarray:
-        return np.maximum(self._class_counts, 1.0)  # a stream may lack a class so far
+        return np.maximum(self.class_counts_, 1.0)  # a stream may lack a class so far
 
     def _stage_one_step(self) -> Stage2Step | None:
         loss = self._make_loss(0)

@@ -109,6 +109,8 @@ def test_fitted_attributes(weights, finetune, few):
     assert clf.sample_weight_.min() >= 0
     means = [clf.sample_weight_[y == label].mean() for label in clf.classes_]
     np.testing.assert_allclose(clf.class_weight_, means, rtol=1e-6)
+    counts = [(y == label).sum() for label in clf.classes_]
+    np.testing.assert_array_equal(clf.class_counts_, counts)
     assert isinstance(clf.net_, NeuralNetClassifier)
     assert clf.net_.module_.head.out_features == 4
     assert type(clf.weights_).__name__ in str(clf.weights_)

@@ -61,7 +61,7 @@ def test_tables_are_up_to_date(script):
 
 
 @pytest.mark.parametrize(
-    "script, row",
+    ("script", "row"),
     [("generate_methods", r"(\n\| )`ldam`"), ("generate_results", r"(\| )\S+ ±")],
 )
 def test_stale_tables_are_found(script, row, monkeypatch):

@@ -59,6 +59,10 @@ def test_partial_fit_over_odd_chunks(weights, finetune, digits):
         lacking = np.bincount(y[rows], minlength=10) == 0
         np.testing.assert_array_equal(np.isnan(clf.class_weight_), lacking)
     clf.partial_fit(X[:1], y[:1])
+    seen = [y[y < 3], y[y == 1], y[y == 9], y[y > 6], y[:1]]
+    np.testing.assert_array_equal(
+        clf.class_counts_, np.bincount(np.concatenate(seen), minlength=10)
+    )
     np.testing.assert_allclose(clf.sample_weight_, [1])
     assert clf.history_[:, "stage"] == 5 * [2]
     assert [len(epoch["batches"]) for epoch in clf.history_] == [0, 0, 0, 0, 1]

@@ -157,7 +157,7 @@ def assert_same(loaded, clf, data):
     assert vars(loaded).keys() == vars(clf).keys()
     assert loaded.history_ is loaded.net_.history
     np.testing.assert_equal(list(loaded.history_), list(clf.history_))
-    for name in ("classes_", "sample_weight_", "class_weight_", "_class_counts"):
+    for name in ("classes_", "sample_weight_", "class_weight_", "class_counts_"):
         first, second = getattr(loaded, name), getattr(clf, name)
         assert first.dtype == second.dtype
         np.testing.assert_array_equal(first, second)

@@ -498,6 +498,7 @@ def test_classifier_is_fitted_with_the_weights(wine):
     np.testing.assert_array_equal(sample_weight, weights)
     np.testing.assert_array_equal(clf.sample_weight_, weights)
     for k in range(3):
+        assert clf.class_counts_[k] == (wine.y == k).sum()
         assert clf.class_weight_[k] == pytest.approx(weights[wine.y == k].mean())
     assert not hasattr(clf.estimator, "given_")
 

@@ -156,12 +156,18 @@ TRIALS = {
     "within, rows drawn by n^-1/2 in stage 2": replace(WITHIN, powers=(0.0, 0.5)),
     "restart: within, stage 2 begins anew": RESTART,
     "restart, weights refreshed": replace(RESTART, refresh=True),
+    "restart, reg 0.1": replace(RESTART, reg=0.1),
+    "restart, reg 0.05": replace(RESTART, reg=0.05),
+    "restart, reg 0.025": replace(RESTART, reg=0.025),
     "restart, stage 1 with cross-entropy": replace(RESTART, first_adjusted=False),
     "restart, by predictions": replace(RESTART, weights="prediction", reg=1.0),
     "restart, by trust": replace(RESTART, weights="trust"),
     "restart, suspicious rows dropped": replace(RESTART, weights="drop"),
     "restart, suspicious rows relabelled": replace(RESTART, weights="relabel"),
     "restart, rows drawn by n^-1/2 in stage 2": replace(RESTART, powers=(0.0, 0.5)),
+    "restart, rows drawn by n^-1/2 in stage 2, reg 0.05": replace(
+        RESTART, powers=(0.0, 0.5), reg=0.05
+    ),
 }
 
 

@@ -84,7 +84,7 @@ class BALMSClassifier(MetaClassifier):
         del self._sampler
 
     def _assumed_prior(self) -> np.ndarray:
-        return adjusted_prior(self._class_counts, 1.0)
+        return adjusted_prior(self.class_counts_, 1.0)
 
 
 class ClassSampler:

@@ -156,6 +156,8 @@ class BaselineClassifier(BaseReweightedClassifier):
     sample_weight_ : ndarray of shape (n_samples,)
         The weight that each row was last given, of mean 1; 1 for methods that give no
         weights.
+    class_counts_ : ndarray of shape (n_classes,)
+        Training rows of each class.
     class_weight_ : ndarray of shape (n_classes,)
         Mean weight of the rows of each class.
     prior_ : ndarray of shape (n_classes,)
@@ -208,7 +210,7 @@ class BaselineClassifier(BaseReweightedClassifier):
 
     def _counts(self) -> np.ndarray:
         """Return the rows of each class, at least one: a stream may not have had it."""
-        return np.maximum(self._class_counts, 1)
+        return np.maximum(self.class_counts_, 1)
 
 
 class TwoStageClassifier(BaselineClassifier):

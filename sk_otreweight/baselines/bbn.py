@@ -86,7 +86,7 @@ class BBNClassifier(BaselineClassifier):
         return _BBNStep(data)
 
     def _assumed_prior(self) -> np.ndarray:
-        return named_prior("uniform", self._class_counts)
+        return named_prior("uniform", self.class_counts_)
 
 
 class _BBNStep(BaselineStep):

@@ -83,7 +83,7 @@ class _Decoupled(TwoStageClassifier):
     finetune = "head"
 
     def _assumed_prior(self) -> np.ndarray:
-        return named_prior("uniform", self._class_counts)
+        return named_prior("uniform", self.class_counts_)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -196,7 +196,7 @@ class DisAlignClassifier(_Decoupled):
         return _WeightedMeanStep(data, weights)
 
     def _assumed_prior(self) -> np.ndarray:
-        return adjusted_prior(self._class_counts, self.rho)
+        return adjusted_prior(self.class_counts_, self.rho)
 
 
 class _WeightedMeanStep(ClassWeightStep):

@@ -76,7 +76,7 @@ class InfluenceBalancedClassifier(BaselineClassifier):
     def _assumed_prior(self) -> np.ndarray:
         if self.start == 1:
             return super()._assumed_prior()
-        return weighed_prior(self._class_counts, self._class_weight().numpy())
+        return weighed_prior(self.class_counts_, self._class_weight().numpy())
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

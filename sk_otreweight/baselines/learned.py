@@ -79,7 +79,7 @@ class MetaClassifier(BaselineClassifier):
         return first, second
 
     def _assumed_prior(self) -> np.ndarray:
-        return named_prior("uniform", self._class_counts)
+        return named_prior("uniform", self.class_counts_)
 
 
 class MetaRows(NamedTuple):
@@ -282,7 +282,7 @@ class MetaClassWeightClassifier(MetaClassifier):
         del self._step
 
     def _assumed_prior(self) -> np.ndarray:
-        return effective_prior(self._class_counts, self.beta)
+        return effective_prior(self.class_counts_, self.beta)
 
 
 class _MetaClassWeightStep(MetaStep):

@@ -133,7 +133,7 @@ class ClassBalancedFocalClassifier(BaselineClassifier):
         return LossStep(data, loss)
 
     def _assumed_prior(self) -> np.ndarray:
-        return effective_prior(self._class_counts, self.beta)
+        return effective_prior(self.class_counts_, self.beta)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -173,7 +173,7 @@ class LogitAdjustmentClassifier(BaselineClassifier):
         return LossStep(data, LogitAdjustedLoss(self._counts(), self.tau))
 
     def _assumed_prior(self) -> np.ndarray:
-        return adjusted_prior(self._class_counts, self.tau)
+        return adjusted_prior(self.class_counts_, self.tau)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -206,7 +206,7 @@ class BalancedSoftmaxClassifier(BaselineClassifier):
         return LossStep(data, BalancedSoftmaxLoss(self._counts()))
 
     def _assumed_prior(self) -> np.ndarray:
-        return adjusted_prior(self._class_counts, 1.0)
+        return adjusted_prior(self.class_counts_, 1.0)
 
 
 def sigmoid_shares(scores: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class LDAMDRWClassifier(LDAMClassifier):
     def _assumed_prior(self) -> np.ndarray:
         if self.start == 1:
             return super()._assumed_prior()
-        return effective_prior(self._class_counts, self.beta)
+        return effective_prior(self.class_counts_, self.beta)
 
 
 class _DeferredStep(LossStep):

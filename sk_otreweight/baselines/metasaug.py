@@ -103,7 +103,7 @@ class MetaSAugClassifier(MetaClassifier):
         return _MetaSAugStep(data, self, self._counts())
 
     def _assumed_prior(self) -> np.ndarray:
-        return effective_prior(self._class_counts, self.beta)
+        return effective_prior(self.class_counts_, self.beta)
 
 
 class _MetaSAugStep(MetaStep):

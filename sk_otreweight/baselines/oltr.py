@@ -134,7 +134,7 @@ class OLTRClassifier(TwoStageClassifier):
         return _OLTRStep(data)
 
     def _assumed_prior(self) -> np.ndarray:
-        return named_prior("uniform", self._class_counts)
+        return named_prior("uniform", self.class_counts_)
 
 
 class _OLTRStep(BalancedStep):

@@ -69,7 +69,7 @@ class PosthocLogitAdjustmentClassifier(BaselineClassifier):
         )
 
     def _assumed_prior(self) -> np.ndarray:
-        return adjusted_prior(self._class_counts, self.tau)
+        return adjusted_prior(self.class_counts_, self.tau)
 
 
 class _AfterTraining(BaselineClassifier):
@@ -80,7 +80,7 @@ class _AfterTraining(BaselineClassifier):
     can_stream = False
 
     def _assumed_prior(self) -> np.ndarray:
-        return named_prior("uniform", self._class_counts)
+        return named_prior("uniform", self.class_counts_)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -87,6 +87,8 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     sample_weight_ : ndarray of shape (n_samples,)
         Weight of each row of X, of mean 1; 0 for rows held out by `meta_mask`, which
         do not count in that mean.
+    class_counts_ : ndarray of shape (n_classes,)
+        Training rows of each class.
     class_weight_ : ndarray of shape (n_classes,)
         Mean weight of the rows of each class.
     n_features_in_ : int
@@ -210,7 +212,8 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             self.estimator_, self.classes_ = estimator, classes
             self.sample_weight_ = np.zeros(len(is_trained_on))
             self.sample_weight_[is_trained_on] = weights
-            self.class_weight_ = np.bincount(labels, weights) / np.bincount(labels)
+            self.class_counts_ = np.bincount(labels)
+            self.class_weight_ = np.bincount(labels, weights) / self.class_counts_
         return self
 
     @available_if(_delegates("predict"))
