@@ -33,6 +33,7 @@ from sk_otreweight.audit import suspicious_rows
 from sk_otreweight.copies import restored_on_error
 from sk_otreweight.display import mime_bundle, short_repr
 from sk_otreweight.extraction import extract_features, training_features
+from sk_otreweight.features import Head
 from sk_otreweight.inputs import (
     LabelledDataset,
     batch_of,
@@ -330,10 +331,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         check_is_fitted(self)
         X, y = check_labelled_rows(self, X, y, reset=False)
         encode_labels(y, self.classes_, name="y")  # or raise
-        net, X = self.net_, cast(self.net_, X, name="X")
-        head = self._head
-        if head is None:
-            head = find_net_head(net, X, self.head, n_classes=len(self.classes_))
+        X = cast(self.net_, X, name="X")
+        net, head = self.net_, self._head_for(X)
         meta = None
         if self._meta is not None and np.isin(y, self.classes_[self._meta.y]).all():
             rows = np.isin(self.classes_[self._meta.y], y)
@@ -392,8 +391,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         targets = self._targets(labels, X)
         if isinstance(X, Dataset):
             X = LabelledDataset(X, targets)
-        if self._head is None and (self._needs_head() or self.finetune == "head"):
-            self._head = find_net_head(net, X, self.head, len(self.classes_))
+        if self._needs_head() or self.finetune == "head":
+            self._head = self._head_for(X)
 
         def encoded(dataset: Dataset) -> Dataset:
             given = dataset_labels(dataset, name="the validation set")
@@ -446,6 +445,12 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             self._check_meta(self._meta, counts)
             self._extractor_is_trained = True
         return labels
+
+    def _head_for(self, X: Any) -> Head:
+        """Return the head of the net, which inputs may have to show."""
+        if self._head is not None:
+            return self._head
+        return find_net_head(self.net_, X, self.head, n_classes=len(self.classes_))
 
     def _stage_two_data(
         self,

@@ -6,7 +6,11 @@ import copy
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
+from skorch.utils import to_tensor
 from torch import Tensor, nn
 
 from sk_otreweight._validation import (
@@ -15,11 +19,17 @@ from sk_otreweight._validation import (
     check_choice,
     check_drawable,
     check_real,
+    encode_labels,
 )
 from sk_otreweight.base import BaseReweightedClassifier
+from sk_otreweight.extraction import extract_features
+from sk_otreweight.inputs import cast
 from sk_otreweight.losses import LogitAdjustedLoss
+from sk_otreweight.meta_rows import meta_rows
+from sk_otreweight.randomness import draw_seed
 from sk_otreweight.recipes import RECIPES
 from sk_otreweight.reweighter import Reweighter
+from sk_otreweight.rows import check_labelled_rows
 from sk_otreweight.stage2 import Stage2Data, Stage2Step
 from sk_otreweight.transport_step import PlainStep, TransportStep
 
@@ -246,6 +256,76 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         """
         check_choice(recipe, name="recipe", choices=tuple(RECIPES))
         return cls(net, **(RECIPES[recipe]() | params))
+
+    def transport_problem(self, X: Any, y: Any) -> Bunch:
+        """Return what it costs to move rows to the points of Q, by the net as it is.
+
+        The problem whose solution are the weights (Eq. 10), to look at it, as
+        :class:`~sk_otreweight.plotting.TransportPlanDisplay` does.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, dict of these or Dataset of length n_samples
+            The training rows, or some of them.
+        y : array-like of shape (n_samples,)
+            Their labels. If no meta rows were given to `fit`, those that Q is built
+            from are drawn from these rows.
+
+        Returns
+        -------
+        problem : Bunch
+            cost : ndarray of shape (n_samples, n_points)
+            mass : ndarray of shape (n_points,)
+                Of the points of Q; sums to 1.
+            point_labels : ndarray of shape (n_points,)
+                Their classes.
+
+        Raises
+        ------
+        ValueError
+            If X or y is not valid, or rows of a class are missing that has to be drawn.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from sk_otreweight import OTReweightedClassifier, make_long_tailed
+        >>> X, y = load_digits(return_X_y=True)
+        >>> data = make_long_tailed(X / 16, y, imbalance_factor=50, random_state=0)
+        >>> clf = OTReweightedClassifier(random_state=0)
+        >>> clf = clf.fit(data.X, data.y, meta=(data.X_meta, data.y_meta))
+        >>> clf.transport_problem(data.X[:7], data.y[:7]).cost.shape
+        (7, 10)
+        """
+        check_is_fitted(self)
+        X, y = check_labelled_rows(self, X, y, reset=False)
+        codes = encode_labels(y, self.classes_, name="y")
+        net, cost, meta_set = self.net_, self.cost_, self.meta_set_
+        X = cast(net, X, name="X")
+        labels = torch.arange(len(self.classes_), device=net.device)
+        features = points = None
+        needs_features = "features" in cost.needs
+        if self._meta is None and needs_features:
+            counts = np.bincount(codes, minlength=len(self.classes_))
+            check_drawable(counts, self.classes_)
+        seed = draw_seed(self.random_state)
+        data = self._stage_two_data(X, codes, self._targets(codes, X), False, 0, seed)
+        generator = torch.Generator().manual_seed(seed)
+        if self._meta is not None or needs_features:
+            X_meta, labels = meta_rows(data, meta_set.per_class, generator)
+        if needs_features:
+            inputs = to_tensor(X_meta, device=net.device)
+            inputs, labels = meta_set.inputs(inputs, labels)
+            features, points = (
+                extract_features(net, data.head, rows) for rows in (X, inputs)
+            )
+        atoms = meta_set.atoms(points, labels, generator)
+        with torch.no_grad():
+            C = cost(features, data.labels, atoms.features, atoms.labels)
+        return Bunch(
+            cost=C.cpu().numpy(),
+            mass=atoms.mass.cpu().numpy(),
+            point_labels=self.classes_[atoms.labels.cpu().numpy()],
+        )
 
     def _check_parameters(self) -> None:
         check_choice(

@@ -89,6 +89,7 @@ TABLE = {
             "display",
             "stage2",
             "extraction",
+            "features",
             "inputs",
             "prediction",
             "priors",
@@ -118,6 +119,11 @@ TABLE = {
     "classifier": (
         {
             "base",
+            "extraction",
+            "inputs",
+            "meta_rows",
+            "randomness",
+            "rows",
             "stage2",
             "losses",
             "recipes",
@@ -125,7 +131,7 @@ TABLE = {
             "transport_step",
             "_validation",
         },
-        SHELL,
+        SHELL | {"skorch"},
     ),
     "sample_weight": (
         {
@@ -165,6 +171,10 @@ TABLE = {
         {"numpy", "torch", "sklearn", "pandas", "tqdm"},
     ),
     "audit": ({"costs", "meta_sets", "_validation"}, SHELL | {"pandas"}),
+    "plotting": (
+        {"metrics", "transport", "_validation"},
+        {"numpy", "torch", "sklearn", "matplotlib"},
+    ),
     "datasets": ({"randomness", "_validation"}, {"numpy", "sklearn"}),
 }
 # The root only re-exports.

@@ -160,6 +160,9 @@ TRIALS = {
     "restart, reg 0.05": replace(RESTART, reg=0.05),
     "restart, reg 0.025": replace(RESTART, reg=0.025),
     "restart, stage 1 with cross-entropy": replace(RESTART, first_adjusted=False),
+    "restart, cross-entropy, weights between classes": replace(
+        RESTART, adjusted=False, weights="between", reg=0.1
+    ),
     "restart, by predictions": replace(RESTART, weights="prediction", reg=1.0),
     "restart, by trust": replace(RESTART, weights="trust"),
     "restart, suspicious rows dropped": replace(RESTART, weights="drop"),

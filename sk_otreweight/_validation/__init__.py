@@ -68,6 +68,11 @@ from sk_otreweight._validation.parameters import (
     component_repr,
     resolve,
 )
+from sk_otreweight._validation.plotting import (
+    check_cost_table,
+    check_is_of_training,
+    check_row_weights,
+)
 from sk_otreweight._validation.transport import (
     check_columns,
     check_cost_matrix,
@@ -90,9 +95,10 @@ __all__ = [
     "check_class_scores",
     "check_class_vector",
     "check_columns",
-    "check_compared",
     "check_comparable",
+    "check_compared",
     "check_cost_matrix",
+    "check_cost_table",
     "check_count",
     "check_criterion",
     "check_dataset",
@@ -104,6 +110,7 @@ __all__ = [
     "check_finite_output",
     "check_inputs",
     "check_inputs_like",
+    "check_is_of_training",
     "check_labels",
     "check_linear_head",
     "check_losses",
@@ -120,6 +127,7 @@ __all__ = [
     "check_real",
     "check_reg",
     "check_returns_scores",
+    "check_row_weights",
     "check_same_classes",
     "check_same_kind",
     "check_same_lengths",
