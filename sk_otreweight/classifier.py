@@ -274,6 +274,8 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         Returns
         -------
         problem : Bunch
+            The cost, and the points of Q:
+
             cost : ndarray of shape (n_samples, n_points)
             mass : ndarray of shape (n_points,)
                 Of the points of Q; sums to 1.

@@ -30,6 +30,17 @@ class Cost(BaseEstimator, ABC):
     An entry ``C[i, j]`` may depend on row i, point j and all points of Q, but never on
     the other training rows: these come in blocks of any size, and the batches of an
     epoch may come together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import Cost, OTReweightedClassifier
+    >>> class ManhattanCost(Cost):
+    ...     needs = frozenset({"features"})
+    ...
+    ...     def _pairwise(self, features, labels, points, meta_labels):
+    ...         return torch.cdist(features, points, p=1)
+    >>> clf = OTReweightedClassifier(cost=ManhattanCost(), reg=1.0)
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "labels"})

@@ -45,6 +45,23 @@ class MetaSet(BaseEstimator, ABC):
     per_class : int, default=10
         Rows drawn from each class of the training rows when no meta data is given
         (appendix E); classes with fewer rows give all they have.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import MetaSet, OTReweightedClassifier
+    >>> from sk_otreweight.meta_sets import Atoms
+    >>> class FirstRow(MetaSet):  # one meta row of each class, always the same
+    ...     def _atoms(self, features, labels, generator):
+    ...         classes = labels.unique()
+    ...         first = torch.stack([(labels == k).nonzero()[0, 0] for k in classes])
+    ...         mass = torch.full((len(classes),), 1 / len(classes))
+    ...         return Atoms(features[first], classes, mass)
+    >>> z = torch.tensor([[0.0], [1.0], [2.0]])
+    >>> FirstRow().atoms(z, torch.tensor([0, 0, 1])).features
+    tensor([[0.],
+            [2.]])
+    >>> clf = OTReweightedClassifier(meta_set=FirstRow())
     """
 
     stochastic: ClassVar[bool] = False
@@ -198,6 +215,14 @@ class WholeMetaSet(MetaSet):
     ----------
     per_class : int, default=10
         Rows drawn from each class when no meta data is given.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import WholeMetaSet
+    >>> z, labels = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 0, 1])
+    >>> WholeMetaSet().atoms(z, labels).mass
+    tensor([0.2500, 0.2500, 0.5000])
     """
 
     def _atoms(
@@ -216,6 +241,14 @@ class RandomMetaSet(MetaSet):
     ----------
     per_class : int, default=10
         Rows drawn from each class when no meta data is given.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import RandomMetaSet
+    >>> z, labels = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 0, 1])
+    >>> RandomMetaSet().atoms(z, labels, torch.Generator().manual_seed(0)).labels
+    tensor([0, 1])
     """
 
     stochastic = True

@@ -29,6 +29,13 @@ class GroupRecall(NamedTuple):
     ----------
     many, medium, few : float
         NaN for a group that has no class.
+
+    Examples
+    --------
+    >>> from sk_otreweight.metrics import many_medium_few_recall
+    >>> y_train = [0] * 200 + [1] * 50 + [2] * 5
+    >>> many_medium_few_recall([0, 1, 2, 2], [0, 1, 2, 0], y_train=y_train).few
+    0.5
     """
 
     many: float

@@ -162,6 +162,17 @@ class BaselineClassifier(BaseReweightedClassifier):
         Mean weight of the rows of each class.
     prior_ : ndarray of shape (n_classes,)
         Shares of the classes that the probabilities assume.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sk_otreweight import make_long_tailed
+    >>> from sk_otreweight.baselines import BaselineClassifier, FocalClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> data = make_long_tailed(X / 16, y, imbalance_factor=50, random_state=0)
+    >>> clf = FocalClassifier(max_epochs=2, random_state=0).fit(data.X, data.y)
+    >>> isinstance(clf, BaselineClassifier)
+    True
     """
 
     # What the table of methods says about one.

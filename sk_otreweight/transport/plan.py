@@ -50,6 +50,18 @@ class TransportPlan:
         Whether every problem of the batch reached the tolerance.
     marginal_error : Tensor of shape (...,)
         L1 distance between the column sums of `plan` and `b`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import sinkhorn
+    >>> C, half = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.full((2,), 0.5)
+    >>> solution = sinkhorn(C, half, half, reg=0.1)
+    >>> solution.converged
+    True
+    >>> solution.conditional.round(decimals=3)
+    tensor([[1., 0.],
+            [0., 1.]])
     """
 
     plan: Tensor
@@ -103,6 +115,30 @@ class TransportSolver(BaseEstimator, ABC):
     """Base of the solvers of the entropic problem; subclasses write `_solve`.
 
     Every solver has the parameters `max_iter` and `tol`.
+
+    Examples
+    --------
+    Sweeps without logarithms, for a `reg` that is not small:
+
+    >>> from sk_otreweight import OTReweightedClassifier, TransportPlan, TransportSolver
+    >>> class PlainSweeps(TransportSolver):
+    ...     def __init__(self, max_iter=100, tol=1e-6):
+    ...         self.max_iter = max_iter
+    ...         self.tol = tol
+    ...
+    ...     def _solve(self, C, a, b, reg, init):
+    ...         kernel, v = (-C / reg).exp(), b.new_ones(b.shape)[..., None]
+    ...         for _ in range(self.max_iter):
+    ...             u = a[..., None] / (kernel @ v)
+    ...             v = b[..., None] / (kernel.mT @ u)
+    ...         conditional = kernel * v.mT / (kernel @ v)
+    ...         error = ((a[..., None] * conditional).sum(-2) - b).abs().sum(-1)
+    ...         f, g = (reg * x[..., 0].log() for x in (a[..., None] / (kernel @ v), v))
+    ...         return TransportPlan.of(
+    ...             C, a, conditional, f=f, g=g, n_iter=self.max_iter,
+    ...             converged=bool((error <= self.tol).all()), marginal_error=error,
+    ...         )
+    >>> clf = OTReweightedClassifier(weights="vector", solver=PlainSweeps())
     """
 
     takes_arrays: ClassVar[bool] = False

@@ -21,6 +21,15 @@ class POTSolver(TransportSolver):
     tol : float, default=1e-9
         Stopping threshold of POT, on the Euclidean norm of the error of the column
         sums.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight import POTSolver
+    >>> C, half = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.full((2,), 0.5)
+    >>> POTSolver().solve(C, half, half, reg=0.1).plan.round(decimals=3)
+    tensor([[0.5000, 0.0000],
+            [0.0000, 0.5000]], dtype=torch.float64)
     """
 
     def __init__(self, max_iter: int = 10_000, tol: float = 1e-9):

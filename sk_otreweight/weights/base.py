@@ -46,6 +46,36 @@ class WeightStrategy(BaseEstimator, ABC):
     within a batch only, so that they are scaled to mean 1 there. `separable` says that
     a step for one batch does not touch the weights of other rows: then batches may be
     stepped together, and rows and gradients have a leading dimension.
+
+    Examples
+    --------
+    One weight for each class, learned by gradient steps on its logarithm:
+
+    >>> import torch
+    >>> from sk_otreweight import Reweighter, WeightStrategy
+    >>> class WeightOfClass(WeightStrategy):
+    ...     per_batch = True
+    ...
+    ...     def __init__(self, lr=10.0):
+    ...         self.lr = lr
+    ...
+    ...     def start(self, rows, seed):
+    ...         self.values_ = rows.class_start.log()
+    ...
+    ...     def log_weights(self, rows):
+    ...         return self.values_[rows.labels]
+    ...
+    ...     def step(self, rows, grad):
+    ...         mean = (self.probabilities(rows) * grad).sum()
+    ...         grad = self.probabilities(rows) * (grad - mean)  # through the softmax
+    ...         self.values_.index_add_(0, rows.labels, -self.lr * grad)
+    >>> labels = torch.tensor([0] * 9 + [1] * 3)
+    >>> reweighter = Reweighter(cost="label", weights=WeightOfClass())
+    >>> reweighter = reweighter.set_meta(torch.tensor([0, 1])).set_training_set(labels)
+    >>> for _ in range(20):
+    ...     weights = reweighter(None, labels)
+    >>> bool(weights[-1] > 2 * weights[0])
+    True
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -105,6 +105,11 @@ class WeightNet(_NetStrategy):
         Hidden units A.
     optimizer : Optimizer class, default=torch.optim.SGD
         The paper uses plain stochastic gradient descent.
+
+    Examples
+    --------
+    >>> from sk_otreweight import OTReweightedClassifier, WeightNet
+    >>> clf = OTReweightedClassifier(weights=WeightNet(lr=0.01, hidden=50))
     """
 
     def __init__(
@@ -140,6 +145,11 @@ class AttentionWeightNet(_NetStrategy):
         Width d_l of the two encodings, the paper's.
     optimizer : Optimizer class, default=torch.optim.SGD
         The paper uses plain stochastic gradient descent.
+
+    Examples
+    --------
+    >>> from sk_otreweight import AttentionWeightNet, OTReweightedClassifier
+    >>> clf = OTReweightedClassifier(weights=AttentionWeightNet(hidden=64))
     """
 
     def __init__(
