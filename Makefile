@@ -9,6 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+DOCS_STAMP := $(VENV)/.installed-docs
 BENCHMARKS := $(filter-out examples/benchmarks/_%,$(wildcard examples/benchmarks/*.py))
 
 # Figures are written to files, never shown.
@@ -20,7 +21,7 @@ test test-slow: export SCIPY_ARRAY_API := 1
 test test-slow: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-slow lint bench format clean help
+.PHONY: demo test test-slow lint bench docs format clean help
 
 demo: $(STAMP)  ## Long-tailed digits: plain training against re-weighted training
 	$(PY) examples/plot_quickstart.py
@@ -44,13 +45,18 @@ bench: $(BENCH_STAMP)  ## Benchmarks in their short form; BENCH_ARGS= for the fu
 		$(PY) $$script $(BENCH_ARGS); \
 	done
 
+docs: $(DOCS_STAMP)  ## Pages and gallery in docs/_build/html, warnings as errors
+	OMP_NUM_THREADS=1 $(PY) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 format: $(STAMP)  ## Reformat and fix what ruff can fix
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 clean:  ## Remove caches, builds and written figures; .venv is kept
 	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis \
-		.pytest_cache .ruff_cache examples/output
+		.pytest_cache .ruff_cache examples/output docs/_build docs/auto_examples \
+		docs/generated docs/records docs/changelog.md docs/contributing.md
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 help:  ## Show this list
@@ -66,3 +72,7 @@ $(STAMP): setup.py constraints.txt
 $(BENCH_STAMP): $(STAMP)
 	$(PY) -m pip install -e ".[bench]" -c constraints.txt
 	touch $(BENCH_STAMP)
+
+$(DOCS_STAMP): $(STAMP)
+	$(PY) -m pip install -e ".[docs]" -c constraints.txt
+	touch $(DOCS_STAMP)

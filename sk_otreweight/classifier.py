@@ -123,8 +123,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
+        Labels, sorted.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Size of the second dimension of X.
+    feature_names_in_ : ndarray of shape (n_features,)
         If X had column names.
     net_ : skorch.NeuralNet
         The trained net.
@@ -274,7 +276,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         Returns
         -------
         problem : Bunch
-            The cost, and the points of Q:
+            With the cost and the points of Q:
 
             cost : ndarray of shape (n_samples, n_points)
             mass : ndarray of shape (n_points,)

@@ -260,7 +260,7 @@ class FunctionCost(Cost):
     function : callable
         ``function(features, labels, meta_features, meta_labels)`` returns a Tensor of
         shape (n, m), finite and non-negative; the arguments are those of
-        :meth:`Cost.__call__`. Row i of the matrix must not depend on other training
+        a call of :class:`Cost`. Row i of the matrix must not depend on other training
         rows (see :class:`Cost`).
 
     Raises

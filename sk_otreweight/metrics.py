@@ -136,9 +136,11 @@ def group_recall(
 
     Parameters
     ----------
-    y_true, y_pred, y_train, thresholds, by
+    y_true, y_pred, y_train
         As in :func:`many_medium_few_recall`.
     group : {"many", "medium", "few"}, default="few"
+    thresholds, by
+        As in :func:`many_medium_few_recall`.
 
     Returns
     -------

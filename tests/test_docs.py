@@ -15,7 +15,20 @@ PAGES = [
     "README.md",
     *(
         f"docs/{page}.md"
-        for page in ("data_and_nets", "pipelines", "callbacks", "comparison")
+        for page in ("index", "data_and_nets", "pipelines", "callbacks", "comparison")
+    ),
+    *(
+        f"docs/guide/{page}.md"
+        for page in (
+            "costs",
+            "label_noise",
+            "own_parts",
+            "probabilities",
+            "streaming",
+            "transport",
+            "two_stages",
+            "weights",
+        )
     ),
 ]
 
@@ -41,7 +54,8 @@ def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
 def test_every_page_with_code_is_run():
     pages = [
         "README.md",
-        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+        *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+        *(str(path.relative_to(ROOT)) for path in (ROOT / "docs/guide").glob("*.md")),
     ]
     assert {page for page in pages if code_blocks(page)} == set(PAGES)
 

@@ -337,7 +337,7 @@ def sources_of(chosen: argparse.Namespace) -> dict[str, Images | Sentences]:
 
 def main() -> int:
     """Fit, or read what was fitted before, and report."""
-    chosen = table_arguments(__doc__.splitlines()[0])
+    chosen = table_arguments(__doc__.splitlines()[0], seeds=3)
     sources, tables, wrong = sources_of(chosen), [], {}
     for name, source in sources.items():
         kind = "images" if isinstance(source, Images) else "text"

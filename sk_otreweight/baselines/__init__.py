@@ -17,6 +17,7 @@ from sk_otreweight.baselines.influence import (
 )
 from sk_otreweight.baselines.learned import (
     L2RWClassifier,
+    MetaClassifier,
     MetaClassWeightClassifier,
 )
 from sk_otreweight.baselines.losses import (
@@ -101,6 +102,7 @@ __all__ = [
     "LWSClassifier",
     "LogitAdjustmentClassifier",
     "MetaClassWeightClassifier",
+    "MetaClassifier",
     "MetaHeadClassifier",
     "MetaSAugClassifier",
     "MetaWeightNetClassifier",

@@ -157,9 +157,11 @@ class LWSClassifier(_Decoupled):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class DisAlignClassifier(_Decoupled):
-    """Distribution alignment: scores are calibrated, row by row (DisAlign).
+    r"""Distribution alignment: scores are calibrated, row by row (DisAlign).
 
-    Zhang et al., CVPR 2021; see :class:`DisAlignHead` for the form of the scores.
+    Zhang et al., CVPR 2021. The scores z of a row with features h become
+
+    .. math:: \hat z = \sigma(v h + c) (a \odot z + b) + (1 - \sigma(v h + c)) z
 
     Parameters
     ----------

@@ -50,6 +50,12 @@ class MetaClassifier(BaselineClassifier):
     meta_batch_size : int or None, default=100
         Meta rows that a step looks at, drawn anew for each if there are more; None
         takes all.
+
+    Examples
+    --------
+    >>> from sk_otreweight.baselines import L2RWClassifier, MetaClassifier
+    >>> isinstance(L2RWClassifier(finetune="head"), MetaClassifier)
+    True
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"meta"})

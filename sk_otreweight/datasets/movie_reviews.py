@@ -65,6 +65,8 @@ def load_movie_reviews(
     Returns
     -------
     data : :class:`~sklearn.utils.Bunch`
+        With these items:
+
         data : ndarray of shape (n_samples,), dtype object
             The sentences, as `str`.
         target : ndarray of shape (n_samples,), dtype int64

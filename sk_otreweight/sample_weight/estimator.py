@@ -84,6 +84,7 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     estimator_ : classifier
         The fitted classifier.
     classes_ : ndarray of shape (n_classes,)
+        Labels, sorted.
     sample_weight_ : ndarray of shape (n_samples,)
         Weight of each row of X, of mean 1; 0 for rows held out by `meta_mask`, which
         do not count in that mean.
@@ -92,8 +93,8 @@ class OTReweightedEstimator(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     class_weight_ : ndarray of shape (n_classes,)
         Mean weight of the rows of each class.
     n_features_in_ : int
-        If X has columns.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Number of columns, if X has some.
+    feature_names_in_ : ndarray of shape (n_features,)
         If X had column names.
 
     See Also

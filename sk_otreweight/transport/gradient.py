@@ -176,7 +176,7 @@ def transport_cost(
     """Return the transport cost ``<C, T>`` of the entropic plan, differentiable.
 
     This is the loss of Eq. 10: the cost of the entropic plan *without* the entropy.
-    Its gradient is exact at convergence, see :func:`transport_gradient`, and takes one
+    Its gradient is exact at convergence (see the user guide), and takes one
     linear system of size min(n, m) instead of the unrolled iterations.
 
     Parameters
