@@ -146,6 +146,14 @@ TRIALS = {
     "within: control, weights within classes": WITHIN,
     "within, reg 0.1": replace(WITHIN, reg=0.1),
     "within, reg 0.4": replace(WITHIN, reg=0.4),
+    "within, reg 0.05": replace(WITHIN, reg=0.05),
+    "within, reg 0.025": replace(WITHIN, reg=0.025),
+    "within, reg 0.1, not refreshed": replace(WITHIN, reg=0.1, refresh=False),
+    "within, reg 0.1, stage 2 at lr 3e-4": replace(WITHIN, reg=0.1, late_lr=3e-4),
+    "within, reg 0.1, mixup 0.4": replace(WITHIN, reg=0.1, mixup=0.4),
+    "within, reg 0.1, rows drawn by n^-1/2 in stage 2": replace(
+        WITHIN, reg=0.1, powers=(0.0, 0.5)
+    ),
     "within, cost of features alone": replace(WITHIN, cost="feature"),
     "within, not refreshed": replace(WITHIN, refresh=False),
     "within, hard rows up": replace(WITHIN, weights="hard"),

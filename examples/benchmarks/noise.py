@@ -164,11 +164,14 @@ class Sentences:
     ----------
     text : Text
         Tells where the features come from.
+    validates : bool
+        Test on the sentences for validation.
     """
 
     text: Text
     n_max: int = 1_000
     epochs: tuple[int, int] = (6, 19)
+    validates: bool = False
 
     def net(self, setting: str) -> NeuralNetClassifier:
         """Return the net of all methods."""
@@ -183,7 +186,8 @@ class Sentences:
         test = np.concatenate([part[:n_test] for part in parts])
         rest = np.concatenate([part[n_test:] for part in parts])
         data = with_wrong_labels(X[rest], y[rest], setting, seed, self.n_max)
-        return Bunch(**data, X_test=X[test], y_test=y[test])
+        X, y = (X[test], y[test]) if not self.validates else self.text.features(2, True)
+        return Bunch(**data, X_test=X, y_test=y)
 
 
 def with_wrong_labels(
