@@ -225,7 +225,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
 
         Parameters
         ----------
-        recipe : {"paper", "released-code", "adjusted", "robust"}
+        recipe : {"paper", "released-code", "adjusted", "robust", "pretrained"}
             "paper" takes Algorithm 1 as it is printed: plain gradient steps of 1e-3 on
             a vector of weights, which hardly move it. "released-code" follows the
             paper's published code: class-balanced start, 10 times the loss on the meta
@@ -234,6 +234,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             rows of a class apart by transport, and trains on the meta rows too.
             "robust" is the same for labels some of which may be wrong: the net is
             trained anew with the weights that the features of stage 1 lead to.
+            "pretrained" is for features of an encoder that knows the task already,
+            where a few good rows of each class are enough: rows are drawn as they are,
+            and a small `reg` gives most weight to those that are most like the meta
+            rows.
         net : optional
             As in the constructor.
         **params

@@ -65,10 +65,15 @@ def _robust() -> dict[str, Any]:
     return _adjusted() | {"restart": True}
 
 
+def _pretrained() -> dict[str, Any]:
+    return _adjusted() | {"reg": 0.025, "sampling": "instance"}
+
+
 # Each returns new components, so that no two estimators share one.
 RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
     "paper": _paper,
     "released-code": _released_code,
     "adjusted": _adjusted,
     "robust": _robust,
+    "pretrained": _pretrained,
 }

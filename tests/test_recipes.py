@@ -315,7 +315,7 @@ def test_parameters_take_the_place_of_the_recipes(data):
 
 def test_a_recipe_that_is_not_known():
     with pytest.raises(
-        ValueError, match="'paper', 'released-code', 'adjusted', 'robust'"
+        ValueError, match="'paper', .*, 'adjusted', 'robust', 'pretrained'"
     ):
         OTReweightedClassifier.from_recipe("best")
 

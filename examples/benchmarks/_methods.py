@@ -41,3 +41,8 @@ def ours() -> dict[str, BaseEstimator]:
         name: OTReweightedClassifier.from_recipe(recipe)
         for name, recipe in recipes.items()
     }
+
+
+def pretrained() -> dict[str, BaseEstimator]:
+    """Return the recipe for features of a pretrained encoder."""
+    return {"ot_pretrained": OTReweightedClassifier.from_recipe("pretrained")}

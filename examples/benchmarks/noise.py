@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 from _averaging import AveragedParameters
 from _common import Line, markdown_table, report
-from _methods import baselines, ours
+from _methods import baselines, ours, pretrained
 from _tables import (
     Draw,
     Errors,
@@ -223,6 +223,8 @@ def methods(
         "logit_adjustment + meta rows": with_meta,
         **ours(),
     }
+    if isinstance(source, Sentences):
+        found |= pretrained()
     if few:
         found = {name: found[name] for name in (*RIVALS[:1], RECIPE)}
     for method in found.values():
