@@ -15,7 +15,7 @@ from pathlib import Path
 from _page import write_or_check
 
 DOCS = Path(__file__).resolve().parent
-PAGES = [DOCS / "choose.md", DOCS / "results.md"]
+PAGES = [DOCS / page for page in ("choose.md", "results.md", "experiments.md")]
 RESULTS = DOCS.parent / "examples" / "benchmarks" / "results"
 INCLUDE = re.compile(r"(<!-- (\w+)(?:: (.+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
 

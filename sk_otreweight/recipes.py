@@ -53,7 +53,7 @@ def _adjusted() -> dict[str, Any]:
         "cost": "combined",
         "weights": SemiRelaxedWeights(per_class=True),
         "meta_set": "prototype",
-        "reg": 0.2,
+        "reg": 0.1,
         "finetune": "all",
         "loss": "logit_adjusted",
         "sampling": "square_root",
@@ -62,7 +62,7 @@ def _adjusted() -> dict[str, Any]:
 
 
 def _robust() -> dict[str, Any]:
-    return _adjusted() | {"restart": True}
+    return _adjusted() | {"reg": 0.2, "restart": True}
 
 
 def _pretrained() -> dict[str, Any]:

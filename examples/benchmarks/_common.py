@@ -154,7 +154,9 @@ def about(device: str, packages: Sequence[str] = ()) -> dict[str, str]:
     packages : sequence of str
         Installed packages whose versions matter too.
     """
-    where = f"{platform.machine()}, {_processor()}, {torch.get_num_threads()} threads"
+    n_threads = torch.get_num_threads()
+    threads = f"{n_threads} thread{'s' if n_threads > 1 else ''}"
+    where = f"{platform.machine()}, {_processor()}, {threads}"
     if torch.device(device).type == "cuda":
         where += f", {torch.cuda.get_device_name(device)}"
     return {

@@ -336,16 +336,19 @@ class Training:
 
     def _loss(self, batch: Tensor, offset: Tensor) -> Tensor:
         X, y, weights = self.rows.X[batch], self.rows.y[batch], self.weights[batch]
+
+        def loss(scores: Tensor, rows: Tensor | slice) -> Tensor:
+            losses = F.cross_entropy(scores, y[rows], reduction="none")
+            return (weights[rows] * losses).mean()
+
         if not self.trial.mixup:
-            losses = F.cross_entropy(self.net(X) + offset, y, reduction="none")
-            return (weights * losses).mean()
+            return loss(self.net(X) + offset, slice(None))
         a = self.trial.mixup
         gamma = torch._standard_gamma(torch.full((2,), a), generator=self.generator)
         share = gamma[0] / gamma.sum()
         other = torch.randperm(len(batch), generator=self.generator)
         scores = self.net(share * X + (1 - share) * X[other]) + offset
-        losses = share * F.cross_entropy(scores, y, reduction="none")
-        return (losses + (1 - share) * F.cross_entropy(scores, y[other])).mean()
+        return share * loss(scores, slice(None)) + (1 - share) * loss(scores, other)
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -50,7 +50,7 @@ def trials(few: bool, setting: str) -> dict[str, BaseEstimator]:
         "adjusted": adjusted(),
         "robust": OTReweightedClassifier.from_recipe("robust"),
         "robust, reg 0.025": OTReweightedClassifier.from_recipe("robust", reg=0.025),
-        "rows drawn as they are: adjusted, so": drawn(),
+        "rows drawn as they are, reg 0.2": drawn(reg=0.2),
         "rows drawn as they are, reg 0.1": drawn(reg=0.1),
         "rows drawn as they are, reg 0.05": drawn(reg=0.05),
         "sharp: rows drawn as they are, reg 0.025": sharp(),

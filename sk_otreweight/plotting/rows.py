@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+
+from sk_otreweight._validation import check_is_of_training
+
+
+def training_rows(estimator: Any, X: Any, y: Any) -> dict[str, Any]:
+    """Return labels, weights, costs and points of the rows that a classifier knows.
+
+    Parameters
+    ----------
+    estimator : OTReweightedClassifier
+    X, y : inputs and labels that it was fitted on
+    """
+    check_is_fitted(estimator, "sample_weight_")
+    y = column_or_1d(y)
+    check_is_of_training(len(y), len(estimator.sample_weight_))
+    problem = estimator.transport_problem(X, y)
+    return {"y": y, "sample_weight": estimator.sample_weight_, **problem}
 
 
 def shown_rows(y: np.ndarray, sample_weight: np.ndarray, max_rows: int) -> np.ndarray:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
 from sk_otreweight._validation import (
     check_cost_table,
-    check_is_of_training,
     check_row_weights,
 )
 from sk_otreweight.plotting.axes import BLUE, GREY, draw_rows, label_spans, make_axes
-from sk_otreweight.plotting.rows import shown_rows
+from sk_otreweight.plotting.rows import shown_rows, training_rows
 
 
 class SampleWeightDisplay:
@@ -93,18 +92,9 @@ class SampleWeightDisplay:
         ValueError
             If there are not as many rows as the estimator knows weights of.
         """
-        check_is_fitted(estimator, "sample_weight_")
-        y = column_or_1d(y)
-        check_is_of_training(len(y), len(estimator.sample_weight_))
-        problem = estimator.transport_problem(X, y)
-        return cls.from_cost(
-            problem.cost,
-            y,
-            estimator.sample_weight_,
-            problem.point_labels,
-            max_rows=max_rows,
-            axes=axes,
-        )
+        given = training_rows(estimator, X, y)
+        given.pop("mass")
+        return cls.from_cost(**given, max_rows=max_rows, axes=axes)
 
     @classmethod
     def from_cost(

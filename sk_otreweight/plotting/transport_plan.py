@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
 from sk_otreweight._validation import (
     check_cost_table,
-    check_is_of_training,
     check_row_weights,
 )
 from sk_otreweight.plotting.axes import BLUE, GREY, draw_rows, label_spans, make_axes
-from sk_otreweight.plotting.rows import shown_rows
+from sk_otreweight.plotting.rows import shown_rows, training_rows
 from sk_otreweight.transport import sinkhorn
 
 
@@ -94,20 +93,8 @@ class TransportPlanDisplay:
         ValueError
             If there are not as many rows as the estimator knows weights of.
         """
-        check_is_fitted(estimator, "sample_weight_")
-        y = column_or_1d(y)
-        check_is_of_training(len(y), len(estimator.sample_weight_))
-        problem = estimator.transport_problem(X, y)
-        return cls.from_cost(
-            problem.cost,
-            y,
-            estimator.sample_weight_,
-            problem.point_labels,
-            mass=problem.mass,
-            reg=estimator.reg,
-            max_rows=max_rows,
-            axes=axes,
-        )
+        given = training_rows(estimator, X, y)
+        return cls.from_cost(**given, reg=estimator.reg, max_rows=max_rows, axes=axes)
 
     @classmethod
     def from_cost(
@@ -204,5 +191,6 @@ class TransportPlanDisplay:
             beside = lower.inset_axes((1.01, 0, 0.07, 1), sharey=lower)
             beside.barh(np.arange(plan.shape[1]), plan.sum(0), height=1, color=BLUE)
             beside.set_axis_off()
+            beside.set_in_layout(False)  # between the plan and its colour bar
         label_spans(self.axes_[-1], self.y, f"{len(places):,} rows, by class")
         return self
