@@ -50,6 +50,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "sk_otreweight"
 html_static_path = []
 html_show_sourcelink = False
+html_sidebars = {page: [] for page in ("index", "choose", "api")}  # no sections
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
