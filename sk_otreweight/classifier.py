@@ -291,7 +291,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         Raises
         ------
         ValueError
-            If X or y is not valid, or rows of a class are missing that has to be drawn.
+            If X or y is not valid, or a class that Q is drawn from has a single row.
 
         Examples
         --------
@@ -315,6 +315,8 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         if self._meta is None and needs_features:
             counts = np.bincount(codes, minlength=len(self.classes_))
             check_drawable(counts, self.classes_)
+        if self._needs_head() or self.finetune == "head":
+            self._head = self._head_for(X)  # of a loaded model, it may not be known
         seed = draw_seed(self.random_state)
         data = self._stage_two_data(X, codes, self._targets(codes, X), False, 0, seed)
         generator = torch.Generator().manual_seed(seed)
@@ -323,9 +325,11 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         if needs_features:
             inputs = to_tensor(X_meta, device=net.device)
             inputs, labels = meta_set.inputs(inputs, labels)
-            features, points = (
-                extract_features(net, data.head, rows) for rows in (X, inputs)
-            )
+            points = extract_features(net, data.head, inputs)
+            if data.features is None:
+                features = extract_features(net, data.head, X)
+            else:
+                features = data.features[:]
         atoms = meta_set.atoms(points, labels, generator)
         with torch.no_grad():
             C = cost(features, data.labels, atoms.features, atoms.labels)

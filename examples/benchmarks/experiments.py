@@ -9,7 +9,7 @@ steps with Adam at 1e-3, and end with a moving average of the parameters. Three 
 the same draws, initial nets and orders of the rows for all trials.
 
 What each was tried for, and what came of it, is in ``docs/experiments.md``. The long
-form takes about 50 minutes on two cores; what is finished is kept in
+form takes about an hour and a half on two cores; what is finished is kept in
 ``examples/output/``::
 
     python examples/benchmarks/experiments.py

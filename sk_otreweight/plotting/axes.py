@@ -10,7 +10,7 @@ import numpy as np
 from sk_otreweight.plotting.rows import class_spans
 
 # Okabe and Ito: told apart with any kind of colour vision, and in grey.
-GREY, BLUE, ORANGE, GREEN = "#999999", "#0072B2", "#D55E00", "#009E73"
+GREY, BLUE, ORANGE = "#999999", "#0072B2", "#D55E00"
 
 # More classes than this are drawn as an outline: bars would be thinner than a pixel.
 MOST_BARS = 100
@@ -56,7 +56,6 @@ def draw_classes(ax: Any, values: np.ndarray, **style: Any) -> Any:
     n = len(values)
     if n <= MOST_BARS:
         return ax.bar(np.arange(n), values, **style)
-    style.pop("width", None)
     return ax.stairs(values, np.arange(n + 1) - 0.5, fill=True, **style)
 
 
