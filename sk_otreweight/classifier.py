@@ -65,9 +65,9 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         whose parameters say how many rows are drawn when no meta data is given.
     reg : float, default=0.1
         Weight lambda of the entropy (10), in units of the cost.
-    finetune : {"head", "all"}, default="head"
-        What stage 2 trains: the classifier head alone, the extractor before it staying
-        as it is bit by bit, or the whole net.
+    finetune : {"all", "head"}, default="all"
+        What stage 2 trains: the whole net, or the classifier head alone, which is much
+        faster; then the extractor before it stays as it is bit by bit.
     restart : bool, default=False
         Let stage 2 begin with the net as it was before stage 1, and keep the weights
         that a closed form finds with the net of stage 1 (else they are found anew in
@@ -178,7 +178,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         weights: Any = "semirelaxed",
         meta_set: Any = "prototype",
         reg: float = 0.1,
-        finetune: str = "head",
+        finetune: str = "all",
         restart: bool = False,
         virtual_step: str | None = "first_order",
         head: Any = None,

@@ -118,8 +118,8 @@ class Page(HTMLParser):
             "weights=ModuleWeights(MeanWeights, lr=1.0)",
         ),
         (  # not in alphabetical order, but in that of the signature
-            {"verbose": 1, "finetune": "all", "reg": np.float64(0.01)},
-            "reg=0.01, finetune='all', verbose=1",
+            {"verbose": 1, "finetune": "head", "reg": np.float64(0.01)},
+            "reg=0.01, finetune='head', verbose=1",
         ),
         (
             {"random_state": np.random.RandomState(0)},

@@ -308,7 +308,8 @@ def fitted(few, net, **params):
     X, y, meta = few
     if params.pop("draws_meta", False):
         meta = None
-    return quick(net, **({"weights": "vector"} | params)).fit(X, y, meta=meta)
+    params = {"weights": "vector", "finetune": "head"} | params
+    return quick(net, **params).fit(X, y, meta=meta)
 
 
 COLUMNS = ("stage", "train_loss", "weights_ess", "weights_kl", "ot_cost")

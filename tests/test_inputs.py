@@ -199,9 +199,11 @@ def test_meta_rows_that_are_drawn_are_balanced_and_new_in_every_epoch(few):
         assert labels.bincount().tolist() == [2, 2, 2, 2]
         assert all((row.numpy() == X).all(1).any() for row in rows)
     assert not torch.equal(drawn[0][0], drawn[1][0])
-    drawn.clear()
-    quick(meta_set=Recorder(per_class=2), max_epochs=3).fit(X, y, meta=meta)
-    assert len(drawn) == 1
+    for finetune, n_times in (("head", 1), ("all", 3)):  # features move, or do not
+        drawn.clear()
+        clf = quick(meta_set=Recorder(per_class=2), max_epochs=3, finetune=finetune)
+        clf.fit(X, y, meta=meta)
+        assert len(drawn) == n_times
 
 
 def test_label_cost_needs_no_meta(few):

@@ -154,7 +154,7 @@ def test_frozen_module_skips_stage_one(few):
     X, y, meta = few
     module = NormDropoutMLP(64, 4)
     before = state(module)
-    clf = quick(FrozenEstimator(module)).fit(X, y, meta=meta)
+    clf = quick(FrozenEstimator(module), finetune="head").fit(X, y, meta=meta)
     assert clf.history_[:, "stage"] == [2, 2]
     assert_same_state(before, module.state_dict())
     after = clf.net_.module_.state_dict()

@@ -286,6 +286,7 @@ def test_round_trip_of_components_with_parameters(digits, tmp_path):
         random_state=np.random.RandomState(3),  # noqa: NPY002
         meta_loss_weight=0.5,
         lr=0.003,
+        finetune="head",
     )
     loaded = reload(clf, tmp_path)
     assert loaded.weights.optimizer is torch.optim.Adam

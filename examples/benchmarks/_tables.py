@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from sk_otreweight import compare
 
-KEPT = Path(__file__).parents[1] / "output" / "fits"
+KEPT = RESULTS / "fits"
 
 Fit = dict[str, Any]
 

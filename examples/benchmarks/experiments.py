@@ -10,7 +10,7 @@ the same draws, initial nets and orders of the rows for all trials.
 
 What each was tried for, and what came of it, is in ``docs/experiments.md``. The long
 form takes about an hour and a half on two cores; what is finished is kept in
-``examples/output/``::
+``results/fits/``::
 
     python examples/benchmarks/experiments.py
     python examples/benchmarks/experiments.py --short

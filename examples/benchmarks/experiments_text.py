@@ -8,7 +8,7 @@ Errors are those of 500 sentences of each of two classes that no table tests on.
 
 What came of it is in ``docs/experiments.md``. The long form takes about five minutes on
 two cores after those for the encoder; what is finished is kept in
-``examples/output/``::
+``results/fits/``::
 
     python examples/benchmarks/experiments_text.py
     python examples/benchmarks/experiments_text.py --short

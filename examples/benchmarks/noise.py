@@ -23,7 +23,7 @@ The second table is the area under the ROC curve (AUC) of the wrong labels, rank
   those of two nets, each for the half that it was not trained on.
 
 The long form takes about four hours on two cores; what is finished is kept in
-``examples/output/``::
+``results/fits/``::
 
     python examples/benchmarks/noise.py
     python examples/benchmarks/noise.py --short

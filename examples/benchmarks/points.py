@@ -23,7 +23,7 @@ All nets end with a moving average of their parameters. All settings are the def
 the methods.
 
 The long form takes about an hour and a half on two cores. The results are recorded in
-``results/``, unless with ``--short``. What is finished is kept in ``examples/output/``,
+``results/``, unless with ``--short``. What is finished is kept in ``results/fits/``,
 so that a run that was stopped goes on::
 
     python examples/benchmarks/points.py

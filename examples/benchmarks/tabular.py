@@ -21,7 +21,7 @@ point. The test splits of wine and iris have 72 and 60 rows, of which one is mor
 point: these two have five times as many splits.
 
 The results are recorded in ``results/``, unless with ``--short``; what is finished is
-kept in ``examples/output/``, so that a run that was stopped goes on. The full form
+kept in ``results/fits/``, so that a run that was stopped goes on. The full form
 takes about half an hour of one core::
 
     python examples/benchmarks/tabular.py

