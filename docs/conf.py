@@ -77,6 +77,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 5,
     "show_memory": False,
     "plot_gallery": "True",
+    "parallel": 2,
     "abort_on_example_error": True,
     "download_all_examples": False,
     "remove_config_comments": True,

@@ -30,7 +30,7 @@ meta = data.X_meta, data.y_meta
 # All train the same net for as many epochs, and have their default settings.
 models = {
     "cross-entropy": BASELINES["ce"](random_state=0).fit(data.X, data.y),
-    "MetaSAug": BASELINES["metasaug"](finetune="head", random_state=0),
+    "MetaSAug": BASELINES["metasaug"](random_state=0),
     "ours": OTReweightedClassifier(random_state=0),
 }
 for name in ("MetaSAug", "ours"):

@@ -69,7 +69,7 @@ plain = OTReweightedClassifier(
 )
 plain.fit(data.X, data.y, meta=meta)
 clf = OTReweightedClassifier(
-    net.set_params(max_epochs=20), finetune="all", max_epochs=20, random_state=0
+    net.set_params(max_epochs=20), max_epochs=20, random_state=0
 )
 clf.fit(data.X, data.y, meta=meta)
 
