@@ -88,6 +88,7 @@ setup(
         "bench": [*TEXT, "geomloss>=0.2.6"],
         "docs": [
             *EXAMPLES,
+            "latex2mathml>=3.77",
             "myst-parser>=4",
             "numpydoc>=1.7",
             "pandas>=2.1",

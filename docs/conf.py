@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
 
 import sk_otreweight
 
@@ -25,7 +27,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
@@ -46,9 +47,11 @@ numpydoc_show_class_members = False  # the templates list them
 numpydoc_xref_param_type = False
 copybutton_exclude = ".linenos, .gp, .go"
 
+html_math_renderer = "mathml"  # browsers know it, without a script from elsewhere
 html_theme = "pydata_sphinx_theme"
 html_title = "sk_otreweight"
-html_static_path = []
+html_static_path = ["_static"]
+html_css_files = ["phone.css"]
 html_show_sourcelink = False
 html_sidebars = {page: [] for page in ("index", "choose", "api")}  # no sections
 html_theme_options = {
@@ -57,6 +60,11 @@ html_theme_options = {
     "header_links_before_dropdown": 6,
     "footer_start": ["copyright"],
     "footer_end": [],
+    # Wide tables get the room of the contents.
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        **dict.fromkeys(("results", "experiments"), []),
+    },
 }
 
 
@@ -122,9 +130,10 @@ def copy_pages() -> None:
             path.write_text(text, "utf-8")  # what is the same is not built again
 
 
-def link_to_copies(app: Any, page: str, source: list[str]) -> None:
-    """Let links to files of the repository lead to their pages."""
-    source[0] = re.sub(rf"\]\((\.\./)+{RECORDS}/", "](/records/", source[0])
+def adapt(app: Any, page: str, source: list[str]) -> None:
+    """Let links to files lead to pages, and keep means and deviations together."""
+    text = re.sub(rf"\]\((\.\./)+{RECORDS}/", "](/records/", source[0])
+    source[0] = text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def resolve_by_name(app: Any, env: Any, node: Any, content: Any) -> Any:
@@ -143,10 +152,27 @@ def resolve_by_name(app: Any, env: Any, node: Any, content: Any) -> Any:
     return domain.resolve_xref(env, place, app.builder, role, found[0], node, content)
 
 
+def write_math(translator: Any, node: Any, display: str = "inline") -> None:
+    """Write a formula as MathML."""
+    text = convert(node.astext(), display=display)
+    if "\\" in text:
+        raise ValueError(f"A command in {node.astext()!r} is not known.")
+    if display == "block":
+        text = f'<div style="margin: 1rem 0; overflow-x: auto">{text}</div>'
+    translator.body.append(text)
+    raise SkipNode
+
+
+def write_math_block(translator: Any, node: Any) -> None:
+    """Write a formula on lines of its own."""
+    write_math(translator, node, "block")
+
+
 def setup(app: Any) -> None:
     """Connect the above."""
+    app.add_html_math_renderer("mathml", (write_math, None), (write_math_block, None))
     copy_pages()
-    app.connect("source-read", link_to_copies)
+    app.connect("source-read", adapt)
     app.connect("missing-reference", resolve_by_name)
 
 

@@ -112,7 +112,7 @@ class Cost(BaseEstimator, ABC):
 
 
 class LabelCost(Cost):
-    """0 within a class and 1 between classes (Eq. 7).
+    """0 within a class and 1 between classes (equation 7).
 
     Leads to one weight per class; needs no meta features.
 
@@ -205,7 +205,7 @@ class SquaredEuclideanCost(Cost):
 
 
 class CombinedCost(Cost):
-    """Feature cost plus label cost (Eq. 9).
+    """Feature cost plus label cost (equation 9).
 
     Parameters
     ----------

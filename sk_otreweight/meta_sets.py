@@ -129,7 +129,7 @@ class MetaSet(BaseEstimator, ABC):
 
 
 class PrototypeMetaSet(MetaSet):
-    """One point per class, the mean of its meta rows (Eq. 12).
+    """One point per class, the mean of its meta rows (equation 12).
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ class PrototypeMetaSet(MetaSet):
 
 
 class WholeMetaSet(MetaSet):
-    """Every meta row is a point of Q (Eq. 5).
+    """Every meta row is a point of Q (equation 5).
 
     Each class has the same mass, which is 1/M per row if all classes have equally
     many meta rows.

@@ -95,7 +95,7 @@ class _NetStrategy(WeightStrategy):
 
 
 class WeightNet(_NetStrategy):
-    """A net of one hidden layer, ``s = w_att tanh(W z)`` (Eq. 11, Algorithm 2).
+    """A net of one hidden layer, ``s = w_att tanh(W z)`` (equation 11, Algorithm 2).
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class WeightNet(_NetStrategy):
 
 
 class AttentionWeightNet(_NetStrategy):
-    """A self-attention score, ``s_i = <W1 z_i, W2 z_i> / sqrt(d_l)`` (Eq. 13, table 8).
+    """A self-attention score, ``s_i = <W1 z_i, W2 z_i> / sqrt(d_l)`` (equation 13).
 
     Table 8 lists the whole product of the two encodings, (batch, batch); Eq. 13 reads
     its diagonal, one score per row, and so does this class.

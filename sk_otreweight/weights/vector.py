@@ -11,7 +11,7 @@ from sk_otreweight.weights.rows import RowWeights
 
 
 class WeightVector(RowWeights):
-    """One free weight per training row (Eq. 10, Algorithm 1).
+    """One free weight per training row (equation 10, Algorithm 1).
 
     A batch's weights are normalised to a probability vector, moved against the gradient
     of the transport cost, and scaled back to the mass they had: weights move within a
