@@ -23,6 +23,7 @@ from sk_otreweight._validation import (
     check_count,
     check_inputs_like,
     check_real,
+    check_resume,
     check_same_classes,
     check_target_prior,
     check_two_classes,
@@ -43,7 +44,7 @@ from sk_otreweight.inputs import (
     row_shapes,
     take,
 )
-from sk_otreweight.persistence import SaveMixin
+from sk_otreweight.persistence import FitCheckpoint, SaveMixin
 from sk_otreweight.prediction import predict_proba
 from sk_otreweight.prepare import find_net_head, prepare_net, probe, replays
 from sk_otreweight.priors import named_prior, with_prior
@@ -150,6 +151,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         X_meta: Any = None,
         y_meta: Any = None,
         meta_mask: Any = None,
+        checkpoint: Any = None,
+        resume: bool = False,
     ) -> BaseReweightedClassifier:
         """Train the net in two stages.
 
@@ -173,6 +176,12 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         meta_mask : array-like of bool of shape (n_samples,), default=None
             The same as a mask: these rows of X are the meta set and are not trained
             on.
+        checkpoint : path, default=None
+            A file to write the state of the training to after every epoch, whole or
+            not at all.
+        resume : bool, default=False
+            Go on from `checkpoint` if that file is there, else begin. On a CPU the
+            result is that of a fit that was not interrupted, bit for bit.
 
         Returns
         -------
@@ -182,11 +191,18 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         ------
         ValueError
             If an argument or parameter is not valid; the message says what was given
-            and what is expected.
+            and what is expected. If the checkpoint is of other data, parameters or
+            versions; the message says which.
+        FileExistsError
+            If there is a checkpoint, and `resume` is False.
+        OSError
+            If the checkpoint cannot be written.
         FloatingPointError
             If the loss becomes NaN; the estimator stays as it was before.
         """
         self._check_common_parameters()
+        check_choice(resume, name="resume", choices=(True, False))
+        check_resume(resume, checkpoint)
         given = GivenMeta(meta, X_meta, y_meta, meta_mask)
         with kept_on_error(self):
             rows = check_training_rows(self, X, y, given, reset=True, is_stream=False)
@@ -195,9 +211,13 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             self.classes_ = np.unique(rows.y)
             check_two_classes(self.classes_)
             seed = draw_seed(self.random_state)
+            file = None
+            if checkpoint is not None:
+                file = FitCheckpoint.of(self, rows, checkpoint, resume=resume)
+                seed = file.seed(seed)
             with seeded(seed, getattr(self.net, "device", None) or "cpu"):
                 is_trained = self._prepare(rows.X)
-                self._train(rows, seed, stage_one=not is_trained)
+                self._train(rows, seed, stage_one=not is_trained, checkpoint=file)
         return self
 
     @available_if(lambda estimator: estimator.can_stream)
@@ -383,6 +403,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         *,
         stage_one: bool = False,
         is_stream: bool = False,
+        checkpoint: FitCheckpoint | None = None,
     ) -> None:
         """Run both stages, or a pass of the second over a chunk of a stream."""
         net = self.net_
@@ -409,7 +430,9 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         step = None
         with (
             Progress(epochs, show_bar=show_bar) as progress,
-            TrainingRun(net, X, targets, self._columns, progress, encoded) as run,
+            TrainingRun(
+                net, X, targets, self._columns, progress, encoded, checkpoint
+            ) as run,
         ):
             if stage_one:
                 run.stage_one(epochs[0], self._stage_one_step())

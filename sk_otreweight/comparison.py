@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import json
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import balanced_accuracy_score, log_loss
-from torch import nn
-from torch.nn.parameter import is_lazy
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from sk_otreweight._validation import check_compared, check_seeds
 from sk_otreweight.base import BaseReweightedClassifier
 from sk_otreweight.baselines import BASELINES, CrossEntropyClassifier
+from sk_otreweight.fingerprint import data_digest, settings
 from sk_otreweight.metrics import (
     class_recall,
     expected_calibration_error,
@@ -155,12 +150,9 @@ class _Bench:
 
     def fingerprint(self) -> str:
         """Return a hash of the data and what else a cell depends on."""
-        digest = hashlib.blake2b(digest_size=16)
         meta = self.meta if isinstance(self.meta, tuple) else (self.meta,)
-        for part in (self.X, self.y, self.X_test, self.y_test, *meta):
-            _digest(part, digest)
-        digest.update(f"{_settings(self.net)}{self.groups}".encode())
-        return digest.hexdigest()
+        parts = (self.X, self.y, self.X_test, self.y_test, *meta)
+        return data_digest(*parts, also=f"{settings(self.net)}{self.groups}")
 
     def cell(self, name: str, estimator: BaseEstimator, seed: int) -> Cell:
         """Fit a method and return its figures, or its error."""
@@ -216,7 +208,7 @@ class _Bench:
         self, estimator: BaseReweightedClassifier, epochs: int, seed: int
     ) -> tuple[CrossEntropyClassifier, float]:
         """Return a net that is trained as it is configured, and the seconds it took."""
-        key = (_settings(estimator.net), epochs, estimator.lr)
+        key = (settings(estimator.net), epochs, estimator.lr)
         if key not in self.shared:
             plain = CrossEntropyClassifier(
                 copy.deepcopy(estimator.net),
@@ -296,7 +288,7 @@ class _Store:
 
     def find(self, name: str, estimator: BaseEstimator, seed: int) -> Cell | None:
         """Return a cell that was finished before, if there is one."""
-        return self.cells.get((name, _settings(estimator), seed))
+        return self.cells.get((name, settings(estimator), seed))
 
     def keep(self, cell: Cell, estimator: BaseEstimator) -> None:
         """Write a cell down, unless the method failed: that is tried again."""
@@ -304,7 +296,7 @@ class _Store:
             return
         entry = {
             "data": self.fingerprint,
-            "estimator": _settings(estimator),
+            "estimator": settings(estimator),
             "cell": cell,
         }
         with self.path.open("a", encoding="utf-8") as file:
@@ -331,70 +323,6 @@ def _with_name(given: Any) -> tuple[str, Any]:
     if not isinstance(given, str):
         return getattr(given, "short_name", type(given).__name__), given
     return given, BASELINES[given]() if given in BASELINES else None
-
-
-def _settings(value: Any) -> str:
-    """Return what a value is set to as text, the same in every process.
-
-    An estimator, a net or a callback is its class and its parameters: the text form of
-    a net that is not initialized yet shows its module, but not how it is trained.
-    """
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_settings, value))}]"
-    if isinstance(value, (set, frozenset)):  # strings have another order in each run
-        return _settings(sorted(value, key=repr))
-    if isinstance(value, nn.Module):
-        return f"{value!r}{_state_hash(value)}"
-    if isinstance(value, type) or not hasattr(value, "get_params"):
-        return _plain_settings(value)
-    params = value.get_params(deep=False)
-    text = ", ".join(f"{name}={_settings(params[name])}" for name in sorted(params))
-    trained = getattr(value, "module_", None)
-    state = _state_hash(trained) if isinstance(trained, nn.Module) else ""
-    return f"{type(value).__name__}({text}){state}"
-
-
-def _plain_settings(value: Any) -> str:
-    """Return the text form of a value, or its attributes if that has an address."""
-    text = repr(value)
-    if (
-        " at 0x" in text
-        and not isinstance(value, type)
-        and getattr(value, "__dict__", {})
-    ):
-        text = f"{type(value).__name__}{vars(value)}"
-    return _without_addresses(text)
-
-
-def _state_hash(module: nn.Module) -> str:
-    """Return a hash of parameters and buffers; lazy ones are none yet."""
-    state = hashlib.blake2b(digest_size=8)
-    for name, value in module.state_dict().items():
-        if not is_lazy(value):
-            state.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-            state.update(raw.numpy().data)
-    return state.hexdigest()
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
-
-
-def _digest(part: Any, digest: Any) -> None:
-    if isinstance(part, Mapping):
-        for key in sorted(part):
-            digest.update(repr(key).encode())
-            _digest(part[key], digest)
-        return
-    if isinstance(part, Dataset):  # known by its length alone: items may be files
-        digest.update(f"{type(part).__name__}{len(part)}".encode())
-        return
-    array = np.ascontiguousarray(part)
-    digest.update(f"{array.dtype}{array.shape}".encode())
-    digest.update(
-        repr(array.tolist()).encode() if array.dtype == object else array.data
-    )
 
 
 def _table(cells: list[Cell], names: list[str]) -> Any:

@@ -60,17 +60,20 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def begin_stage(self, stage: int) -> None:
+    def begin_stage(self, stage: int, n_done: int = 0) -> None:
         """Begin a stage.
 
         Parameters
         ----------
         stage : int
             1 for the first.
+        n_done : int, default=0
+            Epochs of it that were done in an earlier run.
         """
-        self._stage, self._done = stage, 0
+        self._stage, self._done, self._first = stage, n_done, n_done
         self._start = perf_counter()
         if self._bar is not None:
+            self._bar.update(n_done)
             self._bar.set_description(f"stage {stage}")
 
     def end_epoch(self, net: NeuralNet) -> None:
@@ -103,7 +106,8 @@ class Progress:
             Rounded; 0 after the last epoch.
         """
         epochs_left = sum(self.epochs[self._stage - 1 :]) - self._done
-        return round((perf_counter() - self._start) / self._done * epochs_left)
+        pace = (perf_counter() - self._start) / (self._done - self._first)
+        return round(pace * epochs_left)
 
 
 def _train_loss(net: NeuralNet) -> float:

@@ -92,6 +92,9 @@ class Reweighter:
     tensor([0.6667, 0.6667, 2.0000])
     """
 
+    # What has a state of its own, in a checkpoint.
+    stateful = ("weights_", "_statistics")
+
     def __init__(
         self,
         cost: Any = "combined",

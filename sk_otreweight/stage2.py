@@ -105,6 +105,8 @@ class Stage2Step(ABC):
     needs_features: bool = False
     needs_losses: bool = False
     draws_rows: bool = False
+    # Attributes that have a state of their own, in a checkpoint.
+    stateful: tuple[str, ...] = ()
 
     @abstractmethod
     def weigh(self, batch: StepBatch) -> Tensor:

@@ -32,6 +32,7 @@ from sk_otreweight.loaders import (
     row_numbers,
     training_batches,
 )
+from sk_otreweight.persistence import FitCheckpoint
 from sk_otreweight.progress import Progress
 from sk_otreweight.stage2 import Stage2Step, StepBatch
 
@@ -59,6 +60,8 @@ class TrainingRun:
     encoded : callable, default=identity
         ``encoded(dataset)`` returns a validation set that is no part of `X` with its
         labels encoded as `y` is.
+    checkpoint : FitCheckpoint, default=None
+        Is told of every epoch, and may know of some that are done.
     """
 
     def __init__(
@@ -69,12 +72,14 @@ class TrainingRun:
         columns: Mapping[str, float],
         progress: Progress,
         encoded: Callable[[Any], Any] = lambda dataset: dataset,
+        checkpoint: FitCheckpoint | None = None,
     ) -> None:
         self.net = net
         self.X, self.y = X, y
         self.columns = columns
         self.progress = progress
         self.encoded = encoded
+        self.checkpoint = checkpoint
         self.interrupted = False
 
     def __enter__(self) -> TrainingRun:
@@ -88,6 +93,8 @@ class TrainingRun:
         self.knows_rows = self.valid is None or self._is_part(self.train)
         if self.valid is not None and not self._is_part(self.valid):
             self.valid = self.encoded(self.valid)
+        if self.checkpoint is not None:
+            self.checkpoint.begin(net, row_numbers(self.train))
         return self
 
     def __exit__(self, kind: type | None, error: Any, trace: Any) -> bool:
@@ -134,7 +141,13 @@ class TrainingRun:
         if step is not None:
             train_step = _WeightedStep(self.net, step, None, False, False, stage=1)
         self._run(
-            1, epochs, lambda: batches, train_step, lambda _: None, lambda: self.columns
+            1,
+            epochs,
+            lambda: batches,
+            train_step,
+            lambda _: None,
+            lambda: self.columns,
+            step,
         )
 
     def stage_two(
@@ -186,7 +199,7 @@ class TrainingRun:
             return self._batches(Subset(train, step.draw_rows(labels).numpy()))
 
         with _frozen(self.net, head, self.X) if freeze else ExitStack():
-            self._run(2, epochs, batches, weighted, step.begin_epoch, step.record)
+            self._run(2, epochs, batches, weighted, step.begin_epoch, step.record, step)
 
     def _restart_early_stopping(self) -> None:
         """Let early stopping watch stage 2 afresh, from stage 1's best parameters."""
@@ -227,11 +240,14 @@ class TrainingRun:
         step: Callable[[Any], dict[str, Any]],
         begin_epoch: Callable[[Any], None],
         record: Callable[[], Mapping[str, float]],
+        part: Stage2Step | None,
     ) -> None:
         if self.interrupted:
             return
-        net = self.net
-        self.progress.begin_stage(stage)
+        net, checkpoint, n_done = self.net, self.checkpoint, 0
+        if checkpoint is not None:
+            n_done = checkpoint.enter(stage, epochs, net, part)
+        self.progress.begin_stage(stage, n_done)
         datasets = {"dataset_train": self.train, "dataset_valid": self.valid}
         validation = None
         if self.valid is not None:
@@ -253,17 +269,26 @@ class TrainingRun:
             )
             self.progress.end_epoch(net)
 
-        for _ in range(epochs):
+        for number in range(n_done, epochs):
             try:
                 epoch()
             except KeyboardInterrupt:
                 self.interrupted = True
                 return
+            is_over = False
             try:
                 net.notify("on_epoch_end", **datasets)
             except KeyboardInterrupt:
+                is_over = True
                 self.progress.stop_stage()
-                return
+            if checkpoint is not None:
+                checkpoint.save(
+                    net, stage=stage, n_epochs=number + 1, is_over=is_over, step=part
+                )
+            if is_over:
+                break
+        if checkpoint is not None:
+            checkpoint.leave(stage, net)
 
 
 class _WeightedStep:

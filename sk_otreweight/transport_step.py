@@ -45,6 +45,8 @@ class PlainStep(Stage2Step):
 class TransportStep(PlainStep):
     """Steps (a) and (b) of Algorithms 1 and 2 for a batch; skorch does step (c)."""
 
+    stateful = ("reweighter",)
+
     def __init__(
         self,
         reweighter: Reweighter,

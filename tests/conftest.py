@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from nets_for_tests import long_tailed_digits
@@ -14,6 +16,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have counted with `record_property`."""
+    counts: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        counts.update(dict(report.user_properties))
+    for name, count in counts.items():
+        terminalreporter.write_line(f"{name}: {count:,}")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -22,6 +22,7 @@ PAGES = [
         for page in (
             "costs",
             "label_noise",
+            "long_fits",
             "own_parts",
             "probabilities",
             "streaming",

@@ -70,6 +70,7 @@ TABLE = {
             "features",
             "inputs",
             "loaders",
+            "persistence",
             "progress",
             "stage2",
             "_validation",
@@ -77,7 +78,10 @@ TABLE = {
         {"torch", "skorch"},
     ),
     "virtual_step": ({"features"}, {"torch", "skorch"}),
-    "persistence": ({"extraction", "features"}, SHELL | {"skorch", "safetensors"}),
+    "persistence": (
+        {"extraction", "features", "fingerprint", "_validation"},
+        SHELL | {"skorch", "safetensors"},
+    ),
     "base": (
         {
             "audit",
@@ -166,8 +170,9 @@ TABLE = {
         SHELL | {"skorch", "scipy"},
     ),
     "metrics": ({"_validation"}, {"numpy", "sklearn"}),
+    "fingerprint": (set(), {"numpy", "torch"}),
     "comparison": (
-        {"base", "baselines", "metrics", "_validation"},
+        {"base", "baselines", "fingerprint", "metrics", "_validation"},
         {"numpy", "torch", "sklearn", "pandas", "tqdm"},
     ),
     "audit": ({"costs", "meta_sets", "_validation"}, SHELL | {"pandas"}),

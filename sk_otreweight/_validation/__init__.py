@@ -1,5 +1,9 @@
 """Every check of user input, and the message it gives."""
 
+from sk_otreweight._validation.checkpoint import (
+    check_resume,
+    warn_checkpoint_not_written,
+)
 from sk_otreweight._validation.classes import (
     check_beta,
     check_class_counts,
@@ -126,6 +130,7 @@ __all__ = [
     "check_probabilities",
     "check_real",
     "check_reg",
+    "check_resume",
     "check_returns_scores",
     "check_row_weights",
     "check_same_classes",
@@ -144,6 +149,7 @@ __all__ = [
     "is_array_like",
     "map_arrays",
     "resolve",
+    "warn_checkpoint_not_written",
     "warn_lost_stage",
     "warn_missing_meta_classes",
     "warn_narrow_features",

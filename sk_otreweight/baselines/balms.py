@@ -145,6 +145,7 @@ class _SampledStep(MetaStep):
     """Draws rows and teaches the sampler; see `BALMSClassifier`."""
 
     draws_rows = True
+    stateful = ("sampler",)
 
     def __init__(
         self,

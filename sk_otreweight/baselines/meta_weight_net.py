@@ -103,6 +103,8 @@ class LossWeightNet(WeightNet):
 
 
 class _WeightNetStep(MetaStep):
+    stateful = ("weight_net",)
+
     def __init__(
         self,
         data: Stage2Data,

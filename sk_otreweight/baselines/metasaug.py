@@ -109,6 +109,8 @@ class MetaSAugClassifier(MetaClassifier):
 class _MetaSAugStep(MetaStep):
     """The bound as loss; see `MetaSAugClassifier`."""
 
+    stateful = ("covariances",)
+
     def __init__(
         self, data: Stage2Data, settings: MetaSAugClassifier, class_counts: np.ndarray
     ):

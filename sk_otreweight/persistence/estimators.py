@@ -186,6 +186,11 @@ def _encode_estimator(estimator: BaseEstimator, encoder: Encoder) -> Node:
 
 
 def _decode_estimator(node: Node, decoder: Decoder) -> Any:
+    if "checkpoint" in node:
+        raise ValueError(
+            "it is a checkpoint of a fit, not a fitted model. Go on from it with "
+            "fit(..., checkpoint=path, resume=True), then save the model."
+        )
     kind = find_class(node["class"], SaveMixin)
     params = {
         name: decode_maker(item, decoder) if name == "net" else decoder(item)

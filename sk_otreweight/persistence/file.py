@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -63,6 +64,12 @@ def write(path: str | os.PathLike, content: Any, tensors: dict[str, Tensor]) -> 
             os.fsync(file.fileno())
         part.replace(path)
     finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what `write` left of a file when it was killed."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
         part.unlink(missing_ok=True)
 
 
