@@ -20,7 +20,12 @@ from skorch.utils import to_tensor
 from torch import Tensor
 from torch.utils.data import Subset
 
-from sk_otreweight._validation import check_finite_loss, check_losses, warn_lost_stage
+from sk_otreweight._validation import (
+    check_finite_loss,
+    check_finite_parameters,
+    check_losses,
+    warn_lost_stage,
+)
 from sk_otreweight.extraction import batch_features, eager, original, replaced
 from sk_otreweight.features import Head, extractor_parameters
 from sk_otreweight.inputs import batch_of, dataset_labels
@@ -259,6 +264,7 @@ class TrainingRun:
             planned, rows = plan_epoch(batches())
             begin_epoch(rows)
             net.run_single_epoch(planned, training=True, prefix="train", step_fn=step)
+            check_finite_parameters(net.module_, stage=stage, epoch=len(net.history))
             for name, value in record().items():
                 net.history.record(name, value)
             net.run_single_epoch(

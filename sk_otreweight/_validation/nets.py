@@ -158,3 +158,16 @@ def check_finite_loss(loss: Tensor, *, stage: int, epoch: int, batch: int) -> No
             "learning rate (the net's `lr` for stage 1, `lr` for stage 2), scale the "
             "inputs, or clip the gradients."
         )
+
+
+def check_finite_parameters(module: nn.Module, *, stage: int, epoch: int) -> None:
+    """Raise if an epoch left a parameter that is NaN or infinite."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and not bool(parameter.isfinite().all()):
+            raise FloatingPointError(
+                f"The parameter {name!r} became NaN or infinite in stage {stage}, "
+                f"epoch {epoch}, though the losses were finite: a gradient was not, or "
+                "a step was too large. Lower the learning rate, clip the gradients "
+                "(skorch's GradientNormClipping), or look for a root or a logarithm "
+                "of 0 in the net or its loss."
+            )
