@@ -10,18 +10,20 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 DOCS_STAMP := $(VENV)/.installed-docs
+MIN_VENV := .venv-min
+MIN_STAMP := $(MIN_VENV)/.installed
 BENCHMARKS := $(filter-out examples/benchmarks/_%,$(wildcard examples/benchmarks/*.py))
 
 # Figures are written to files, never shown.
 export MPLBACKEND := Agg
 
 # scikit-learn skips its array API checks without this variable.
-test test-slow: export SCIPY_ARRAY_API := 1
+test test-slow test-min: export SCIPY_ARRAY_API := 1
 # The workers of pytest share the cores; threads of their own would only contend.
-test test-slow: export OMP_NUM_THREADS := 1
+test test-slow test-min: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-slow lint bench docs format clean help
+.PHONY: demo test test-slow test-min lint bench docs format clean help
 
 demo: $(STAMP)  ## Long-tailed digits: plain training against re-weighted training
 	$(PY) examples/plot_quickstart.py
@@ -34,6 +36,9 @@ test: $(STAMP)  ## Tests, doctests and coverage; PYTEST_ARGS="--no-cov tests/tes
 
 test-slow: $(STAMP)  ## Only the tests marked slow
 	$(PY) -m pytest -n auto -m slow $(PYTEST_ARGS)
+
+test-min: $(MIN_STAMP)  ## Tests with the oldest supported versions, in .venv-min
+	$(MIN_VENV)/bin/python -m pytest -n auto $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## Check style and formatting
 	$(PY) -m ruff check .
@@ -76,3 +81,9 @@ $(BENCH_STAMP): $(STAMP)
 $(DOCS_STAMP): $(STAMP)
 	$(PY) -m pip install -e ".[docs]" -c constraints.txt
 	touch $(DOCS_STAMP)
+
+$(MIN_STAMP): setup.py constraints-min.txt
+	test -x $(MIN_VENV)/bin/python || $(PYTHON) -m venv $(MIN_VENV)
+	$(MIN_VENV)/bin/python -m pip install torch -c constraints-min.txt
+	$(MIN_VENV)/bin/python -m pip install -e ".[test]" -c constraints-min.txt
+	touch $(MIN_STAMP)

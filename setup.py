@@ -62,7 +62,7 @@ setup(
     install_requires=[
         "scikit-learn>=1.6",
         "torch>=2.4",
-        "skorch>=1.1",
+        "skorch>=1.2",
         "tqdm>=4.60",
         "POT>=0.9.5",
         "numpy>=1.26",
