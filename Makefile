@@ -61,7 +61,8 @@ format: $(STAMP)  ## Reformat and fix what ruff can fix
 clean:  ## Remove caches, builds and written figures; .venv is kept
 	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .hypothesis \
 		.pytest_cache .ruff_cache examples/output docs/_build docs/auto_examples \
-		docs/generated docs/records docs/changelog.md docs/contributing.md
+		docs/generated docs/records docs/changelog.md docs/contributing.md \
+		docs/security.md
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 help:  ## Show this list

@@ -119,7 +119,8 @@ RECORDS = "examples/benchmarks/results"
 
 def copy_pages() -> None:
     """Copy the pages that live elsewhere in the repository."""
-    pages = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+    names = ("changelog", "contributing", "security")
+    pages = {f"{name}.md": f"{name.upper()}.md" for name in names}
     for record in (ROOT / RECORDS).glob("*.md"):
         pages[f"records/{record.name}"] = f"{RECORDS}/{record.name}"
     for target, source in pages.items():

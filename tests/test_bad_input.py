@@ -812,6 +812,10 @@ HALF = torch.tensor([0.5, 0.5])
     ("function", "parts"),
     [
         (lambda: sinkhorn(torch.tensor([[np.inf, 1], [1, 0]]), HALF, HALF), ["inf"]),
+        (
+            lambda: sinkhorn(torch.tensor([[-3.0, 1], [1, 0]]), HALF, HALF),
+            ["C holds -3", "Subtract the smallest"],
+        ),
         (lambda: sinkhorn(torch.tensor([[np.nan, 1], [1, 0]]), HALF, HALF), ["nan"]),
         (
             lambda: sinkhorn(torch.eye(2), torch.tensor([1.5, -0.5]), HALF),

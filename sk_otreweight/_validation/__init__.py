@@ -81,7 +81,7 @@ from sk_otreweight._validation.plotting import (
 from sk_otreweight._validation.transport import (
     check_columns,
     check_cost_matrix,
-    check_finite_cost,
+    check_cost_range,
     check_same_mass,
     check_transport_shapes,
 )
@@ -110,7 +110,7 @@ __all__ = [
     "check_dataset_item",
     "check_drawable",
     "check_features",
-    "check_finite_cost",
+    "check_cost_range",
     "check_finite_loss",
     "check_finite_output",
     "check_finite_parameters",

@@ -30,8 +30,13 @@ def check_some_entries(C: Tensor) -> None:
         )
 
 
-def check_finite_cost(largest: float) -> None:
-    """Raise if the largest entry of a cost matrix is NaN or infinite."""
+def check_cost_range(smallest: float, largest: float) -> None:
+    """Raise if the entries of a cost matrix are NaN, infinite or negative."""
+    if smallest < 0:
+        raise ValueError(
+            f"C holds {smallest}: costs must be >= 0. Subtract the smallest entry from "
+            "all; the plan stays the same."
+        )
     if not np.isfinite(largest):
         raise ValueError(
             f"C holds {largest}: costs must be finite. Look for NaN in the features; a "

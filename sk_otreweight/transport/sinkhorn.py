@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sk_otreweight._validation import check_finite_cost
+from sk_otreweight._validation import check_cost_range
 from sk_otreweight.transport.adjoint import positive, solve_for_columns
 from sk_otreweight.transport.arrays import as_array, library_of
 from sk_otreweight.transport.domains import Domain, KernelDomain, LogDomain
@@ -77,7 +77,7 @@ class SinkhornSolver(TransportSolver):
     def _solve(self, C: Any, a: Any, b: Any, reg: float, init: Any) -> TransportPlan:
         accelerate = self.accelerate and min(C.shape[-2:]) <= _NEWTON_MAX_SIZE
         largest_cost = C.max().item()  # NaN if any entry is
-        check_finite_cost(largest_cost)
+        check_cost_range(C.min().item(), largest_cost)
         iterate = partial(_iterate, C, a, b, span=largest_cost)
         finish = partial(iterate, reg, max_iter=self.max_iter, tol=self.tol)
         if not accelerate or init is not None or reg >= _ANNEAL_BELOW * largest_cost:
