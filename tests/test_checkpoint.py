@@ -20,6 +20,7 @@ from nets_for_tests import (
     long_tailed_digits,
     small_net,
 )
+from safetensors import SafetensorError
 from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.callbacks import (
@@ -388,6 +389,34 @@ def test_resume_without_a_file(few):
 def test_no_folder_is_noticed_before_training(few, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         quick().fit(few[0], few[1], checkpoint=tmp_path / "none" / "run")
+
+
+FULL = OSError(28, "No space left on device")
+
+
+def test_a_write_that_fails_later_is_a_warning(few, tmp_path):
+    X, y, meta = few
+    writes = mock.Mock(side_effect=[None, FULL, None, FULL])
+    with (
+        mock.patch("sk_otreweight.persistence.checkpoint.write", writes),
+        pytest.warns(
+            UserWarning, match="No space left .* The training goes on"
+        ) as found,
+    ):
+        clf = quick(max_epochs=1).fit(X, y, meta=meta, checkpoint=tmp_path / "run")
+    assert len(found) == 2
+    assert len(clf.history_) == 3
+
+
+@pytest.mark.parametrize("error", [FULL, SafetensorError("No space left")])
+def test_a_write_that_fails_at_once_is_an_error(error, few, tmp_path):
+    clf = quick()
+    with (
+        mock.patch("sk_otreweight.persistence.checkpoint.write", side_effect=error),
+        pytest.raises(OSError, match="No space left"),
+    ):
+        clf.fit(few[0], few[1], checkpoint=tmp_path / "run")
+    assert not hasattr(clf, "classes_")
 
 
 def test_a_callback_that_cannot_be_written(few, tmp_path):
