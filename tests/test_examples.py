@@ -72,15 +72,6 @@ def test_fashion_error_falls_by_a_fifth():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    ["attention_weights", "class_weights", "confusions", "costs_and_weights"],
-)
-def test_pictures_of_the_paper(name):
-    assert run(f"examples/plot_{name}.py")
-
-
-@pytest.mark.slow
 def test_course_of_a_training():
     text = run("examples/plot_training_course.py")
     (plain,), (ours,) = numbers("plain ", text), numbers("re-weighted ", text)
