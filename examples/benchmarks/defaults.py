@@ -129,7 +129,8 @@ def error(clf: OTReweightedClassifier, data: Bunch) -> float:
 
 
 def fit(data: Bunch, seed: int, **parameters: object) -> OTReweightedClassifier:
-    """Fit with the meta set given."""
+    """Fit with the meta set given, the head alone unless the parameters say more."""
+    parameters = {"finetune": "head"} | parameters
     clf = OTReweightedClassifier(random_state=seed, **parameters)
     return clf.fit(data["X"], data["y"], meta=(data["X_meta"], data["y_meta"]))
 

@@ -312,7 +312,9 @@ def compare_fits(setting: Setting, epochs: int, repeats: int) -> Whole:
     """Time a fit in two stages, and check the weights that it ends with."""
     train, meta = setting.train, setting.meta
     net = clone(setting.net).set_params(max_epochs=epochs, callbacks=None).initialize()
-    clf = OTReweightedClassifier(net, max_epochs=epochs, random_state=0)
+    clf = OTReweightedClassifier(
+        net, finetune="head", max_epochs=epochs, random_state=0
+    )
     given = {"meta": (meta.X, meta.labels)}
     tensors = (train.X, train.y), (meta.X, meta.y)
     functions = {
