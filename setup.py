@@ -74,6 +74,8 @@ setup(
         "examples": EXAMPLES,
         "test": [
             *EXAMPLES,
+            "accelerate>=1.0",
+            "dask[array,distributed]>=2024.8",
             "hypothesis>=6.100",
             "imbalanced-learn>=0.12",
             "numpydoc>=1.7",

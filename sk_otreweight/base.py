@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from sk_otreweight._validation import (
     MetaData,
+    check_can_distribute,
     check_choice,
     check_count,
     check_inputs_like,
@@ -35,6 +36,7 @@ from sk_otreweight.copies import restored_on_error
 from sk_otreweight.display import mime_bundle, short_repr
 from sk_otreweight.extraction import extract_features, training_features
 from sk_otreweight.features import Head
+from sk_otreweight.fingerprint import data_digest
 from sk_otreweight.inputs import (
     LabelledDataset,
     batch_of,
@@ -48,6 +50,7 @@ from sk_otreweight.persistence import FitCheckpoint, SaveMixin
 from sk_otreweight.prediction import predict_proba
 from sk_otreweight.prepare import find_net_head, prepare_net, probe, replays
 from sk_otreweight.priors import named_prior, with_prior
+from sk_otreweight.processes import Processes, device_of
 from sk_otreweight.progress import Progress
 from sk_otreweight.randomness import draw_seed, seeded
 from sk_otreweight.restore import kept_on_error
@@ -75,6 +78,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     # What others may have trained for it: the "net" as configured, also the rest of the
     # "training", or None.
     begins_with: ClassVar[str | None] = "net"
+    # Whether several processes may share the rows of a batch.
+    can_distribute: ClassVar[bool] = False
     # Whether classes that the meta rows lack would be missed.
     needs_meta: ClassVar[bool] = True
 
@@ -210,12 +215,12 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
                 rows = with_meta_rows(rows)
             self.classes_ = np.unique(rows.y)
             check_two_classes(self.classes_)
-            seed = draw_seed(self.random_state)
+            seed = self._agreed_seed(rows.y)
             file = None
             if checkpoint is not None:
                 file = FitCheckpoint.of(self, rows, checkpoint, resume=resume)
                 seed = file.seed(seed)
-            with seeded(seed, getattr(self.net, "device", None) or "cpu"):
+            with seeded(seed, device_of(self.net) or "cpu"):
                 is_trained = self._prepare(rows.X)
                 self._train(rows, seed, stage_one=not is_trained, checkpoint=file)
         return self
@@ -273,8 +278,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             if first:
                 self.classes_ = np.unique(np.asarray(classes))
                 check_two_classes(self.classes_)
-            seed = draw_seed(self.random_state)
-            with seeded(seed, getattr(self.net, "device", None) or "cpu"):
+            seed = self._agreed_seed(rows.y)
+            with seeded(seed, device_of(self.net) or "cpu"):
                 if first:
                     self._extractor_is_trained = self._prepare(rows.X)
                     self._n_fit_epochs = len(self.net_.history)
@@ -371,6 +376,15 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         check_target_prior(self.target_prior)
         self._check_parameters()
 
+    def _agreed_seed(self, y: np.ndarray) -> int:
+        """Return a seed that all processes have, if these have the same labels."""
+        processes = Processes.of(self.net)
+        if processes.are_several:
+            check_can_distribute(type(self).__name__, self.can_distribute)
+            labels = int(data_digest(y)[:15], 16)
+            processes.check_alike(n_rows=len(y), labels=labels)
+        return processes.first(draw_seed(self.random_state))
+
     def _begin_chunk(self) -> None:
         """Make ready for another chunk of a stream."""
         # An endless stream must not fill the memory with the batches of its history.
@@ -423,6 +437,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         epochs = self._epochs(stage_one=stage_one, is_stream=is_stream)
         # No bar within the net's own table, nor anew for every chunk of a stream.
         show_bar = self.verbose == 2 and not net.verbose and not is_stream
+        show_bar = show_bar and Processes.of(net).rank == 0
         self._make_components(seed, is_stream)
         begin = None
         if stage_one and self._restarts():
@@ -493,7 +508,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             net=net,
             head=head,
             X=X,
-            labels=torch.from_numpy(labels).to(net.device),
+            labels=torch.from_numpy(labels).to(device_of(net)),
             target_dtype=torch.from_numpy(targets[:0]).dtype,
             class_counts=torch.from_numpy(self.class_counts_),
             meta=self._meta,

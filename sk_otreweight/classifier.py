@@ -19,6 +19,7 @@ from sk_otreweight._validation import (
     check_choice,
     check_drawable,
     check_real,
+    check_virtual_step,
     encode_labels,
 )
 from sk_otreweight.base import BaseReweightedClassifier
@@ -26,6 +27,7 @@ from sk_otreweight.extraction import extract_features
 from sk_otreweight.inputs import cast
 from sk_otreweight.losses import LogitAdjustedLoss
 from sk_otreweight.meta_rows import meta_rows
+from sk_otreweight.processes import Processes, device_of
 from sk_otreweight.randomness import draw_seed
 from sk_otreweight.recipes import RECIPES
 from sk_otreweight.reweighter import Reweighter
@@ -106,6 +108,12 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         released code of the paper uses 10.
     solver : str or TransportSolver, default="sinkhorn"
         ``"sinkhorn"``, ``"pot"``, or an instance with its `max_iter` and `tol`.
+    gather_features : bool, default=True
+        Where several processes train the net (see :doc:`/guide/several_gpus`) and the
+        weights are learned batch by batch: solve one transport problem for the rows
+        that all of them have, as one process would. False solves one in each process,
+        for its own rows, and then exchanges what was learned. The closed form takes
+        the training set as a whole either way.
     train_on_meta : bool, default=False
         Train on the meta rows as well, if some are given: labelled rows of rare
         classes are worth more as such than the little that knowing them costs.
@@ -168,6 +176,8 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     True
     """
 
+    can_distribute = True
+
     _columns = {"weights_ess": 1.0, "weights_kl": 0.0, "ot_cost": float("nan")}
 
     def __init__(
@@ -190,6 +200,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         sampling: str = "instance",
         meta_loss_weight: float = 0.0,
         solver: Any = "sinkhorn",
+        gather_features: bool = True,
         train_on_meta: bool = False,
         target_prior: Any = None,
         random_state: Any = None,
@@ -212,6 +223,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         self.sampling = sampling
         self.meta_loss_weight = meta_loss_weight
         self.solver = solver
+        self.gather_features = gather_features
         self.train_on_meta = train_on_meta
         self.target_prior = target_prior
         self.random_state = random_state
@@ -309,7 +321,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         codes = encode_labels(y, self.classes_, name="y")
         net, cost, meta_set = self.net_, self.cost_, self.meta_set_
         X = cast(net, X, name="X")
-        labels = torch.arange(len(self.classes_), device=net.device)
+        labels = torch.arange(len(self.classes_), device=device_of(net))
         features = points = None
         needs_features = "features" in cost.needs
         if self._meta is None and needs_features:
@@ -323,7 +335,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         if self._meta is not None or needs_features:
             X_meta, labels = meta_rows(data, meta_set.per_class, generator)
         if needs_features:
-            inputs = to_tensor(X_meta, device=net.device)
+            inputs = to_tensor(X_meta, device=device_of(net))
             inputs, labels = meta_set.inputs(inputs, labels)
             points = extract_features(net, data.head, inputs)
             if data.features is None:
@@ -345,6 +357,11 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             name="virtual_step",
             choices=("first_order", "exact", None),
         )
+        check_choice(
+            self.gather_features, name="gather_features", choices=(True, False)
+        )
+        if Processes.of(self.net).are_several:
+            check_virtual_step(self.virtual_step == "exact")
         check_choice(self.restart, name="restart", choices=(True, False))
         if self.restart:
             is_trained = isinstance(self.net, FrozenEstimator)
@@ -367,7 +384,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         if self.loss == "net":
             return None
         shares = self._counts() ** (1 - power)
-        return LogitAdjustedLoss(shares, reduction="none").to(self.net_.device)
+        return LogitAdjustedLoss(shares, reduction="none").to(device_of(self.net_))
 
     def _counts(self) -> np.ndarray:
         return np.maximum(self.class_counts_, 1.0)  # a stream may lack a class so far
@@ -432,6 +449,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
             loss=self._make_loss(_SAMPLING[self.sampling]),
             is_fixed=self.restart,
             sampling_power=_SAMPLING[self.sampling],
+            gather_features=self.gather_features,
         )
 
     def _sample_weight(self, step: TransportStep, data: Stage2Data) -> Tensor:

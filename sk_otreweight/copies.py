@@ -36,8 +36,11 @@ def clone_net(net: NeuralNet) -> NeuralNet:
     params = net.get_params(deep=False)
     own = [name for name in params if name.split("__")[0] == "callbacks"]
     callbacks = {name: params.pop(name) for name in own}
+    # An accelerator stands for processes, of which there are no copies.
+    shared = {name: params.pop(name) for name in ("accelerator",) if name in params}
     cloned = {name: clone(value, safe=False) for name, value in params.items()}
-    return type(net)(**cloned, **copy.deepcopy(callbacks, _shared(callbacks)))
+    callbacks = copy.deepcopy(callbacks, _shared(callbacks))
+    return type(net)(**cloned, **shared, **callbacks)
 
 
 def copy_net(net: NeuralNet) -> NeuralNet:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from skorch import NeuralNet
 from skorch.dataset import unpack_data
 from skorch.utils import to_tensor
-from torch import Tensor, nn
+from torch import Tensor
 
 from sk_otreweight.features import Head
 from sk_otreweight.inputs import batch_of, n_bytes, n_rows, padded, take
+from sk_otreweight.processes import Processes, device_of
+from sk_otreweight.wrappers import eager, original
 
 # Features are kept if they need less than this, or an eighth of what the inputs need.
 _KEPT_BYTES = 2**26
@@ -70,6 +70,8 @@ def _first_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
 def extract_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
     """Return the features (n, d) of all rows of `X`, in evaluation mode.
 
+    Where several processes train the net, each extracts some of them.
+
     Parameters
     ----------
     net : skorch.NeuralNet
@@ -82,11 +84,12 @@ def extract_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
     features : Tensor of shape (n, d)
         On the net's device.
     """
-    features, start = None, 0
+    features, start, processes = None, 0, Processes.of(net)
     with torch.no_grad(), eager(net):
         net.module_.eval()
         for batch in net.get_iterator(net.get_dataset(X), training=False):
             block = batch_features(net, head, unpack_data(batch)[0])
+            block = processes.gather(block)[: n_rows(X) - start]  # rows filled up
             if features is None:
                 features = block.new_empty(n_rows(X), block.shape[1])
             features[start : start + len(block)] = block
@@ -97,35 +100,5 @@ def extract_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
 def batch_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
     """Return the features (n, d) of a batch of inputs, in the net's current mode."""
     if head.function is not None:
-        X = to_tensor(X, device=net.device)
+        X = to_tensor(X, device=device_of(net))
     return head.features(original(net.module_), net.infer, X)
-
-
-def original(module: nn.Module) -> nn.Module:
-    """Return a module as it was before ``torch.compile``."""
-    return getattr(module, "_orig_mod", module)
-
-
-@contextmanager
-def eager(net: NeuralNet) -> Iterator[None]:
-    """Run a compiled module and criterion uncompiled for a while.
-
-    What is compiled overlooks hooks that were registered later, and cannot be
-    differentiated twice; parameters and buffers are the same.
-    """
-    parts = {name: original(getattr(net, name)) for name in ("module_", "criterion_")}
-    with replaced(net, **parts):
-        yield
-
-
-@contextmanager
-def replaced(net: NeuralNet, **attributes: Any) -> Iterator[None]:
-    """Give a net other methods or attributes for a while."""
-    before = {name: vars(net)[name] for name in attributes if name in vars(net)}
-    vars(net).update(attributes)
-    try:
-        yield
-    finally:
-        for name in attributes:
-            del vars(net)[name]
-        vars(net).update(before)

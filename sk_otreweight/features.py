@@ -101,8 +101,14 @@ class Tap:
     caught: list[Tensor] = field(default_factory=list)
 
     def catch(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Remember the layer's input (a forward pre-hook)."""
-        self.caught = [args[0]]
+        """Remember the layer's input (a forward pre-hook).
+
+        In the precision of its parameters: under autocast, it comes in a lower one.
+        """
+        features, parameter = args[0], next(module.parameters(), None)
+        if parameter is not None and isinstance(features, Tensor):
+            features = features.to(parameter.dtype)
+        self.caught = [features]
 
     def features(self) -> Tensor:
         """Return what was caught.
@@ -279,7 +285,7 @@ def _match(output: Any, result: Tensor) -> str | None:
     if not isinstance(output, Tensor) or output.numel() != result.numel():
         return None
     for name, activation in _ACTIVATIONS.items():
-        candidate = activation(output).reshape(result.shape)
+        candidate = activation(output).reshape(result.shape).to(result.dtype)
         if torch.allclose(candidate, result, rtol=0, atol=1e-5):
             return name
     return None

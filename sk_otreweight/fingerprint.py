@@ -29,6 +29,8 @@ def settings(value: Any) -> str:
     if isinstance(value, type) or not hasattr(value, "get_params"):
         return _plain_settings(value)
     params = value.get_params(deep=False)
+    if "accelerator" in params:
+        params["accelerator"] = _accelerator_settings(params["accelerator"])
     text = ", ".join(f"{name}={settings(params[name])}" for name in sorted(params))
     trained = getattr(value, "module_", None)
     state = _state_hash(trained) if isinstance(trained, nn.Module) else ""
@@ -50,6 +52,12 @@ def data_digest(*parts: Any, also: str = "") -> str:
         _update(digest, part)
     digest.update(also.encode())
     return digest.hexdigest()
+
+
+def _accelerator_settings(accelerator: Any) -> dict[str, Any]:
+    """Return how an accelerator trains: its text form is another in each process."""
+    names = ("num_processes", "mixed_precision", "gradient_accumulation_steps")
+    return {name: getattr(accelerator, name, None) for name in names}
 
 
 def _plain_settings(value: Any) -> str:

@@ -13,6 +13,8 @@ from skorch.dataset import unpack_data
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from sk_otreweight.wrappers import replaced
+
 # Bytes of inputs that are sliced at a time: for batches of few small rows, the calls
 # take longer than the copies.
 _BLOCK_BYTES = 2**20
@@ -185,12 +187,18 @@ class _NumberedCollate:
         return self.collate(list(items)), torch.tensor(rows)
 
 
+def _numbered(loader: DataLoader) -> DataLoader:
+    """Return a loader of a `NumberedDataset` whose collate function knows that."""
+    if not isinstance(loader.collate_fn, _NumberedCollate):
+        loader.collate_fn = _NumberedCollate(loader.collate_fn)
+    return loader
+
+
 class _NumberedLoader:
     """Turns the batches of a `DataLoader` over a `NumberedDataset` into row batches."""
 
     def __init__(self, loader: DataLoader):
-        loader.collate_fn = _NumberedCollate(loader.collate_fn)
-        self.loader = loader
+        self.loader = _numbered(loader)
         self.base_rows = row_numbers(loader.dataset.dataset)
 
     def __len__(self) -> int:
@@ -234,8 +242,14 @@ def training_batches(net: NeuralNet, dataset: Dataset) -> Any:
     if isinstance(iterator, type) and issubclass(iterator, RowLoader):
         return net.get_iterator(dataset, training=True)
     if isinstance(iterator, type) and issubclass(iterator, DataLoader):
-        numbered = NumberedDataset(dataset)
-        return _NumberedLoader(net.get_iterator(numbered, training=True))
+
+        def numbered_loader(dataset: Dataset, **params: Any) -> DataLoader:
+            return _numbered(iterator(dataset, **params))
+
+        # Before accelerate wraps the loader, which hands on none of its attributes.
+        with replaced(net, iterator_train=numbered_loader):
+            loader = net.get_iterator(NumberedDataset(dataset), training=True)
+        return _NumberedLoader(loader)
     return UnnumberedLoader(net.get_iterator(dataset, training=True))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from sk_otreweight.extraction import extract_features
 from sk_otreweight.inputs import batch_of
 from sk_otreweight.meta_sets import draw_rows
+from sk_otreweight.processes import device_of
 from sk_otreweight.stage2 import Stage2Data
 
 
@@ -32,7 +33,7 @@ def meta_rows(
         all_labels = data.labels.cpu()
         rows = draw_rows(all_labels, per_class, generator)
         X, labels = batch_of(data.net, data.X, rows.numpy()), all_labels[rows]
-    return X, labels.to(data.net.device)
+    return X, labels.to(device_of(data.net))
 
 
 def loss_inputs(data: Stage2Data, X: Any) -> Any:

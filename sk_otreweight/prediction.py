@@ -11,9 +11,9 @@ from skorch import NeuralNet
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sk_otreweight.extraction import replaced
 from sk_otreweight.inputs import LabelledDataset, copied, n_bytes, n_rows, padded
 from sk_otreweight.loaders import RowLoader
+from sk_otreweight.wrappers import replaced
 
 # Batches are filled up to a multiple of this: other numbers of rows round differently.
 _UNIT_ROWS = 128

@@ -17,7 +17,6 @@ from sk_otreweight._validation import (
     check_output_width,
     warn_narrow_features,
 )
-from sk_otreweight.extraction import eager, original
 from sk_otreweight.features import (
     Head,
     find_head,
@@ -26,6 +25,8 @@ from sk_otreweight.features import (
 )
 from sk_otreweight.inputs import batch_of, padded, take
 from sk_otreweight.nets import build_net, is_bare
+from sk_otreweight.processes import device_of
+from sk_otreweight.wrappers import alone, autocast, eager, original
 
 _PROBE_ROWS = 4
 
@@ -116,7 +117,7 @@ def probe(net: NeuralNet, X: Any) -> Tensor:
     cannot read, then it is made to return the scores alone.
     """
     rows = _probe_rows(net, X)
-    with eager(net):
+    with eager(net), alone(net):
         output = net.evaluation_step((rows, None))
     scores = first_output(output)
     if not (scores is output or _loss_reads(net, output, rows, _PROBE_ROWS)):
@@ -130,7 +131,7 @@ def _loss_reads(net: NeuralNet, output: Any, X: Any, n_rows: int) -> bool:
     Tried out with labels of both kinds; what a foreign loss may raise is not known.
     """
     for dtype in (torch.int64, torch.float32):
-        labels = torch.zeros(n_rows, dtype=dtype, device=net.device)
+        labels = torch.zeros(n_rows, dtype=dtype, device=device_of(net))
         with suppress(Exception), torch.no_grad():
             net.get_loss(output, labels, X=X, training=False)
             return True
@@ -139,7 +140,7 @@ def _loss_reads(net: NeuralNet, output: Any, X: Any, n_rows: int) -> bool:
 
 def find_net_head(net: NeuralNet, X: Any, head: Any, n_classes: int) -> Head:
     """Find the head of an initialised net by a few rows; see `find_head`."""
-    rows = to_tensor(_probe_rows(net, X), device=net.device)
+    rows = _probe_rows(net, X)
     with eager(net):
         net.module_.eval()
         found = find_head(net.module_, net.infer, rows, head)
@@ -151,15 +152,17 @@ def find_net_head(net: NeuralNet, X: Any, head: Any, n_classes: int) -> Head:
 
 def replays(net: NeuralNet, head: Head, X: Any) -> bool:
     """Return whether the head alone returns what the module does for some rows."""
-    rows = to_tensor(_probe_rows(net, X), device=net.device)
+    rows = _probe_rows(net, X)
     with eager(net), torch.no_grad():
         net.module_.eval()
         expected = first_output(net.infer(rows))
         features = head.features(net.module_, net.infer, rows)
-        replayed = head.replay(net.module_, features)
-    return torch.allclose(replayed, expected, rtol=1e-3, atol=1e-4)
+        with autocast(net):
+            replayed = head.replay(net.module_, features)
+    return torch.allclose(replayed.to(expected.dtype), expected, rtol=1e-3, atol=1e-4)
 
 
 def _probe_rows(net: NeuralNet, X: Any) -> Any:
     """Return a batch of a few rows; some modules do not take a single one."""
-    return batch_of(net, padded(take(X, slice(_PROBE_ROWS)), _PROBE_ROWS), slice(None))
+    few = padded(take(X, slice(_PROBE_ROWS)), _PROBE_ROWS)
+    return to_tensor(batch_of(net, few, slice(None)), device=device_of(net))

@@ -318,6 +318,27 @@ class Reweighter:
         C = self._cost(cost_features, labels, atoms)
         self._step(rows, C, atoms.mass, n_steps, chain)
 
+    def synchronise(
+        self,
+        features: Tensor | None,
+        labels: Tensor,
+        index: Tensor | None,
+        *,
+        processes: Any,
+    ) -> None:
+        """Let all processes have what each has learned from a batch of its own.
+
+        Parameters
+        ----------
+        features, labels, index
+            As given to `update`.
+        processes : Processes
+            With methods ``gather`` and ``mean``.
+        """
+        if not self.solves_training_set:
+            rows = self._rows(labels, features, index)
+            self.weights_.synchronise(rows, processes)
+
     @property
     def steps_together(self) -> bool:
         """Whether the batches of an epoch can be stepped together.

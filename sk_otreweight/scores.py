@@ -8,8 +8,8 @@ import torch
 from skorch import NeuralNet, NeuralNetClassifier
 from torch import Tensor, nn
 
-from sk_otreweight.extraction import original
 from sk_otreweight.features import first_output
+from sk_otreweight.wrappers import original
 
 
 def class_scores(net: NeuralNet, outputs: Any) -> Tensor:

@@ -26,7 +26,7 @@ from sk_otreweight._validation import (
     check_losses,
     warn_lost_stage,
 )
-from sk_otreweight.extraction import batch_features, eager, original, replaced
+from sk_otreweight.extraction import batch_features
 from sk_otreweight.features import Head, extractor_parameters
 from sk_otreweight.inputs import batch_of, dataset_labels
 from sk_otreweight.loaders import (
@@ -38,8 +38,10 @@ from sk_otreweight.loaders import (
     training_batches,
 )
 from sk_otreweight.persistence import FitCheckpoint
+from sk_otreweight.processes import Processes, device_of
 from sk_otreweight.progress import Progress
 from sk_otreweight.stage2 import Stage2Step, StepBatch
+from sk_otreweight.wrappers import alone, eager, original, replaced
 
 
 class TrainingRun:
@@ -86,6 +88,7 @@ class TrainingRun:
         self.encoded = encoded
         self.checkpoint = checkpoint
         self.interrupted = False
+        self.processes = Processes.of(net)
 
     def __enter__(self) -> TrainingRun:
         net = self.net
@@ -93,6 +96,7 @@ class TrainingRun:
         net.check_training_readiness()
         self._check_loss()
         net.notify("on_train_begin", X=self.X, y=self.y)
+        self.processes.check_is_wrapped(net.module_)
         self.train, self.valid = net.get_split_datasets(self.X, self.y)
         # A split of one's own may hand out other rows than those it was given.
         self.knows_rows = self.valid is None or self._is_part(self.train)
@@ -122,10 +126,12 @@ class TrainingRun:
 
     def _check_loss(self) -> None:
         """Find out before stage 1 whether stage 2 will get one loss per row."""
-        net, rows = self.net, batch_of(self.net, self.X, slice(2))
-        with torch.no_grad(), eager(net), _unreduced(net.criterion_):
+        net = self.net
+        rows = to_tensor(batch_of(net, self.X, slice(2)), device=device_of(net))
+        labels = to_tensor(self.y[:2], device=device_of(net))
+        with torch.no_grad(), eager(net), alone(net), _unreduced(net.criterion_):
             output = net.evaluation_step((rows, None))
-            losses = net.get_loss(output, self.y[:2], X=rows, training=False)
+            losses = net.get_loss(output, labels, X=rows, training=False)
         check_losses(losses, n_rows=len(self.y[:2]))
 
     def stage_one(self, epochs: int, step: Stage2Step | None = None) -> None:
@@ -203,7 +209,11 @@ class TrainingRun:
                 return loader
             return self._batches(Subset(train, step.draw_rows(labels).numpy()))
 
-        with _frozen(self.net, head, self.X) if freeze else ExitStack():
+        with ExitStack() as stack:
+            if freeze:
+                stack.enter_context(_frozen(self.net, head, self.X))
+                module = self.net.module_
+                stack.enter_context(self.processes.averaged_gradients(module))
             self._run(2, epochs, batches, weighted, step.begin_epoch, step.record, step)
 
     def _restart_early_stopping(self) -> None:
@@ -263,7 +273,9 @@ class TrainingRun:
             net.history.record("stage", stage)
             planned, rows = plan_epoch(batches())
             begin_epoch(rows)
-            net.run_single_epoch(planned, training=True, prefix="train", step_fn=step)
+            net.run_single_epoch(
+                planned, training=True, prefix="train", step_fn=self._averaged(step)
+            )
             check_finite_parameters(net.module_, stage=stage, epoch=len(net.history))
             for name, value in record().items():
                 net.history.record(name, value)
@@ -271,7 +283,7 @@ class TrainingRun:
                 validation,
                 training=False,
                 prefix="valid",
-                step_fn=net.validation_step,
+                step_fn=self._averaged(net.validation_step),
             )
             self.progress.end_epoch(net)
 
@@ -286,6 +298,8 @@ class TrainingRun:
                 net.notify("on_epoch_end", **datasets)
             except KeyboardInterrupt:
                 is_over = True
+            is_over = self.processes.any(is_over)
+            if is_over:
                 self.progress.stop_stage()
             if checkpoint is not None:
                 checkpoint.save(
@@ -295,6 +309,22 @@ class TrainingRun:
                 break
         if checkpoint is not None:
             checkpoint.leave(stage, net)
+
+    def _averaged(
+        self, step: Callable[[Any], dict[str, Any]]
+    ) -> Callable[[Any], dict[str, Any]]:
+        """Return a step whose loss is the mean over the processes.
+
+        So that callbacks come to the same decisions in all of them.
+        """
+        if not self.processes.are_several:
+            return step
+
+        def averaged(batch: Any) -> dict[str, Any]:
+            result = step(batch)
+            return result | {"loss": self.processes.mean(result["loss"].detach())}
+
+        return averaged
 
 
 class _WeightedStep:
@@ -311,6 +341,7 @@ class _WeightedStep:
     ) -> None:
         self.net, self.step, self.head = net, step, head
         self.cached, self.freeze, self.stage = cached, freeze, stage
+        self.are_several = Processes.of(net).are_several
 
     def __call__(self, batch: RowBatch) -> dict[str, Any]:
         net, weights = self.net, None
@@ -318,7 +349,7 @@ class _WeightedStep:
 
         def infer(X: Any, **fit_params: Any) -> Any:
             if self.cached:
-                features = to_tensor(X, device=net.device)
+                features = to_tensor(X, device=device_of(net))
                 return self.head.replay(original(net.module_), features)
             if self.freeze:
                 net.module_.eval()
@@ -341,7 +372,7 @@ class _WeightedStep:
             extra = self.step.extra_batch()
             if extra is not None:
                 factor, X_extra, y_extra = extra
-                scores = net.infer(X_extra)
+                scores = net.infer(to_tensor(X_extra, device=device_of(net)))
                 total = total + factor * own_loss(scores, y_extra, training=True).mean()
             _check_batch(
                 net, total, self.stage
@@ -350,9 +381,13 @@ class _WeightedStep:
 
         with ExitStack() as stack:
             tap = None
-            if self.step.needs_features and not self.cached:
+            is_tapped = self.step.needs_features and not self.cached
+            # What averages gradients does not know that some are frozen; it lets hooks
+            # work, which compiled modules overlook.
+            if self.freeze if self.are_several else is_tapped:
                 stack.enter_context(eager(net))
-                tap = stack.enter_context(self.head.tap(net.module_))
+            if is_tapped:
+                tap = stack.enter_context(self.head.tap(original(net.module_)))
             stack.enter_context(replaced(net, get_loss=loss, infer=infer))
             stack.enter_context(_unreduced(net.criterion_))
             return net.train_step(batch)
@@ -366,16 +401,16 @@ class _WeightedStep:
         outputs: Any,
         own_losses: Callable[[Any], Tensor],
     ) -> StepBatch:
-        labels = to_tensor(y_true, device=self.net.device).long()
+        labels = to_tensor(y_true, device=device_of(self.net)).long()
         features = None
         if self.cached:
-            features = to_tensor(X, device=self.net.device)
+            features = to_tensor(X, device=device_of(self.net))
         elif self.step.needs_features and self.head.function is not None:
             features = batch_features(self.net, self.head, X)
         elif self.step.needs_features:
             features = tap.features()
         rows = batch.rows
-        rows = None if rows is None else rows.to(self.net.device)
+        rows = None if rows is None else rows.to(device_of(self.net))
         return StepBatch(X, features, labels, rows, outputs, own_losses)
 
 
@@ -422,16 +457,17 @@ def _unreduced(criterion: Any) -> Iterator[None]:
 @contextmanager
 def _frozen(net: NeuralNet, head: Head, X: Any) -> Iterator[None]:
     """Exclude the extractor's parameters from training for a while."""
-    rows = to_tensor(batch_of(net, X, slice(2)), device=net.device)
+    rows = to_tensor(batch_of(net, X, slice(2)), device=device_of(net))
     with eager(net):
         net.module_.eval()
-        names = extractor_parameters(head, net.module_, net.infer, rows)
-    frozen = [p for name, p in net.module_.named_parameters() if name in names]
+        module = net.module_
+        names = extractor_parameters(head, module, net.infer, rows)
+    frozen = [p for name, p in module.named_parameters() if name in names]
     for parameter in frozen:
         parameter.requires_grad_(False)
         parameter.grad = None  # optimizers pass over parameters without a gradient
     try:
-        if not any(p.requires_grad for p in net.module_.parameters()):
+        if not any(p.requires_grad for p in module.parameters()):
             raise ValueError(
                 "finetune='head' leaves no parameter to train: the features depend on "
                 "all of them (is the head's weight tied to another layer?). Use "

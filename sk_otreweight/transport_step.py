@@ -18,11 +18,15 @@ from sk_otreweight.extraction import (
 )
 from sk_otreweight.inputs import take
 from sk_otreweight.meta_rows import loss_inputs, meta_rows
+from sk_otreweight.processes import Processes, device_of
 from sk_otreweight.reweighter import Reweighter
 from sk_otreweight.sampling import power_rows
 from sk_otreweight.scores import class_scores
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 from sk_otreweight.virtual_step import VirtualStep
+
+# Features, labels and row numbers.
+Points = tuple[Tensor | None, Tensor, Tensor | None]
 
 
 class PlainStep(Stage2Step):
@@ -58,8 +62,12 @@ class TransportStep(PlainStep):
         loss: nn.Module | None,
         is_fixed: bool,
         sampling_power: float,
+        gather_features: bool,
     ) -> None:
         super().__init__(data.net, loss)
+        self.processes = Processes.of(data.net)
+        # Those whose rows make one transport problem.
+        self.together = self.processes if gather_features else Processes()
         self.sampling_power = sampling_power
         self.draws_rows = sampling_power > 0
         self.reweighter, self.data = reweighter, data
@@ -122,30 +130,38 @@ class TransportStep(PlainStep):
         """Return the weights of a batch after steps (a) and (b)."""
         if self.epoch_weights is not None:
             return self.epoch_weights[batch.rows]
-        if self.needs_features:
-            batch = batch._replace(features=batch.features.detach())
-        points = batch.features, batch.labels, batch.rows
+        points = self._points(batch)
         if self.virtual_step is None:
             self.reweighter.update(*points)
         else:
-            self._virtual_update(batch)
-        return self.reweighter.weights(*points)
+            self._virtual_update(batch, points)
+        if self.processes.n > self.together.n:
+            self.reweighter.synchronise(*points, processes=self.processes)
+        return self.together.own(self.reweighter.weights(*points))
 
-    def _virtual_update(self, batch: StepBatch) -> None:
+    def _points(self, batch: StepBatch) -> Points:
+        """Return features, labels and rows of one transport problem."""
+        features = batch.features.detach() if self.needs_features else None
+        gather = self.together.gather
+        return tuple(
+            None if part is None else gather(part)
+            for part in (features, batch.labels, batch.rows)
+        )
+
+    def _virtual_update(self, batch: StepBatch, points: Points) -> None:
         """Take step (a), and step (b) with the cost that it leads to."""
-        points = batch.features, batch.labels, batch.rows
         self.reweighter.begin_batch(*points)
         virtual = VirtualStep(
             self.data.net,
             self.data.head,
             batch.losses,
-            self.reweighter.weights(*points, record=False),
+            self.together.own(self.reweighter.weights(*points, record=False)),
             is_exact=self.virtual_step == "exact",
         )
         cost_features, meta_features = virtual.features(batch.X, self.meta_inputs)
         self.reweighter.update(
             *points,
-            cost_features=cost_features,
+            cost_features=self.together.gather(cost_features),
             meta_features=meta_features,
             chain=virtual.chain if self.virtual_step == "exact" else None,
         )
@@ -158,7 +174,8 @@ class TransportStep(PlainStep):
 
     def record(self) -> Mapping[str, float]:
         """Return how far the weights moved in this epoch."""
-        return self.reweighter.statistics()
+        figures = self.reweighter.statistics()
+        return {name: self.processes.mean_of(x) for name, x in figures.items()}
 
     def training_features(self) -> Tensor | BlockFeatures | None:
         """Return the features of all training rows, if they are of use."""
@@ -185,7 +202,9 @@ class TransportStep(PlainStep):
         data, reweighter = self.data, self.reweighter
         needs_rows = reweighter.needs_meta_features or self.meta_loss_weight
         if data.meta is None and not needs_rows:
-            reweighter.set_meta(torch.arange(self.n_classes, device=data.net.device))
+            reweighter.set_meta(
+                torch.arange(self.n_classes, device=device_of(data.net))
+            )
             return
         per_class = reweighter.meta_set_.per_class
         X, labels = meta_rows(data, per_class, self.generator)
@@ -194,7 +213,7 @@ class TransportStep(PlainStep):
         if not reweighter.needs_meta_features:
             reweighter.set_meta(labels)
             return
-        inputs = to_tensor(X, device=data.net.device)
+        inputs = to_tensor(X, device=device_of(data.net))
         self.meta_inputs, labels = reweighter.meta_set_.inputs(inputs, labels)
         features = extract_features(data.net, data.head, self.meta_inputs)
         reweighter.set_meta(labels, features)

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from sk_otreweight.features import FeatureExtractor, Head
+from sk_otreweight.processes import Processes
+from sk_otreweight.wrappers import eager, original
 
 
 class VirtualStep:
@@ -30,10 +32,12 @@ class VirtualStep:
         is_exact: bool,
     ) -> None:
         self.is_exact = is_exact
-        self.extractor = FeatureExtractor(net.module_, head, net.infer)
+        self.net = net
+        module = original(net.module_)
+        self.extractor = FeatureExtractor(module, head, net.infer)
         named = {
             f"module.{name}": parameter
-            for name, parameter in net.module_.named_parameters()
+            for name, parameter in module.named_parameters()
             if parameter.requires_grad
         }
         # Each loss counts weight / n, as in the mean that is minimised.
@@ -46,12 +50,12 @@ class VirtualStep:
             retain_graph=True,
             allow_unused=True,
         )
-        lrs = _learning_rates(net)
+        lrs, processes = _learning_rates(net), Processes.of(net)
         self.moves: dict[str, Tensor] = {}
         self.parameters: dict[str, Tensor] = {}
         for (name, parameter), grad in zip(named.items(), grads, strict=True):
             if grad is not None:
-                move = -lrs[id(parameter)] * grad
+                move = -lrs[id(parameter)] * processes.mean(grad)
                 self.moves[name] = move
                 self.parameters[name] = (parameter + move).detach()
                 self.parameters[name].requires_grad_(is_exact)
@@ -64,7 +68,7 @@ class VirtualStep:
         """
         batches = [to_tensor(X, device=self.shares.device) for X in batches]
         self.extractor.eval()
-        with torch.set_grad_enabled(self.is_exact):
+        with eager(self.net), torch.set_grad_enabled(self.is_exact):
             if _are_alike(batches):
                 sizes = [len(X) for X in batches]
                 features = list(self._features(torch.cat(batches)).split(sizes))

@@ -25,6 +25,7 @@ PAGES = [
             "long_fits",
             "own_parts",
             "probabilities",
+            "search",
             "streaming",
             "transport",
             "two_stages",

@@ -78,6 +78,12 @@ from sk_otreweight._validation.plotting import (
     check_is_of_training,
     check_row_weights,
 )
+from sk_otreweight._validation.processes import (
+    check_alike,
+    check_can_distribute,
+    check_is_wrapped,
+    check_virtual_step,
+)
 from sk_otreweight._validation.transport import (
     check_columns,
     check_cost_matrix,
@@ -91,8 +97,10 @@ from sk_otreweight._validation.warning import (
 
 __all__ = [
     "MetaData",
+    "check_alike",
     "check_beta",
     "check_can_average",
+    "check_can_distribute",
     "check_can_restart",
     "check_cast",
     "check_choice",
@@ -103,6 +111,7 @@ __all__ = [
     "check_comparable",
     "check_compared",
     "check_cost_matrix",
+    "check_cost_range",
     "check_cost_table",
     "check_count",
     "check_criterion",
@@ -110,13 +119,13 @@ __all__ = [
     "check_dataset_item",
     "check_drawable",
     "check_features",
-    "check_cost_range",
     "check_finite_loss",
     "check_finite_output",
     "check_finite_parameters",
     "check_inputs",
     "check_inputs_like",
     "check_is_of_training",
+    "check_is_wrapped",
     "check_labels",
     "check_linear_head",
     "check_losses",
@@ -146,6 +155,7 @@ __all__ = [
     "check_thresholds",
     "check_transport_shapes",
     "check_two_classes",
+    "check_virtual_step",
     "component_repr",
     "encode_labels",
     "is_array_like",

@@ -9,9 +9,9 @@ from skorch import NeuralNet
 from torch import nn
 
 from sk_otreweight._validation import check_linear_head
-from sk_otreweight.extraction import original
 from sk_otreweight.features import Head, ReplacedHead, put_head
 from sk_otreweight.losses import CosineLinear
+from sk_otreweight.wrappers import original
 
 
 class CosineHead(ReplacedHead, CosineLinear):

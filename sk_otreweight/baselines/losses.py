@@ -23,7 +23,6 @@ from sk_otreweight.baselines.base import (
     effective_prior,
 )
 from sk_otreweight.baselines.heads import linear_head
-from sk_otreweight.extraction import replaced
 from sk_otreweight.losses import (
     BalancedSoftmaxLoss,
     ClassBalancedLoss,
@@ -31,6 +30,7 @@ from sk_otreweight.losses import (
     LogitAdjustedLoss,
 )
 from sk_otreweight.stage2 import Stage2Data, Stage2Step
+from sk_otreweight.wrappers import replaced
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

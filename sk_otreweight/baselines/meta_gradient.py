@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from sk_otreweight.baselines.heads import head_layer
-from sk_otreweight.extraction import eager, original
 from sk_otreweight.scores import class_scores
 from sk_otreweight.stage2 import Stage2Data, StepBatch
+from sk_otreweight.wrappers import eager, original
 
 RowLosses = Callable[[Any], Tensor]
 Named = dict[str, Tensor]

@@ -19,12 +19,12 @@ from sk_otreweight.baselines.heads import linear_head
 from sk_otreweight.baselines.learned import STAGE_TWO_LOSSES, MetaClassifier, MetaStep
 from sk_otreweight.baselines.meta_gradient import HeadGradient, Named, derivative
 from sk_otreweight.class_weights import effective_number_weights
-from sk_otreweight.extraction import original
 from sk_otreweight.features import FeatureExtractor
 from sk_otreweight.losses import LDAMLoss
 from sk_otreweight.losses.focal import focal, focal_derivatives
 from sk_otreweight.scores import class_scores
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
+from sk_otreweight.wrappers import original
 
 # Numbers in the covariances of all classes, above which "auto" keeps variances only.
 _MOST_ENTRIES = 10**7

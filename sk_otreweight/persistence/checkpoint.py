@@ -29,6 +29,7 @@ from sk_otreweight.persistence.state import (
     set_state,
     state_of,
 )
+from sk_otreweight.processes import Processes, device_of
 
 _PACKAGES = ("sk-otreweight", "torch", "skorch")
 _DATA = ("X", "y", "X_meta", "y_meta")
@@ -45,6 +46,8 @@ class FitCheckpoint:
         What the run depends on: data, parameters and versions, by their names.
     resume : bool
         Go on from the file, if there is one.
+    processes : Processes, default=None
+        Those that train the net: all read the file, and the first one writes it.
 
     Attributes
     ----------
@@ -60,14 +63,21 @@ class FitCheckpoint:
     """
 
     def __init__(
-        self, path: str | os.PathLike, identity: Mapping[str, str], *, resume: bool
+        self,
+        path: str | os.PathLike,
+        identity: Mapping[str, str],
+        *,
+        resume: bool,
+        processes: Processes | None = None,
     ):
+        self.writes = processes is None or processes.rank == 0
         self.path = Path(path)
         versions = {f"version of {name}": version(name) for name in _PACKAGES}
         self.identity = {**identity, **versions}
         self.saved: State | None = None
         self._after_stage_one: State | None = None
-        remove_parts(self.path)  # of a run that was killed while it wrote
+        if self.writes:
+            remove_parts(self.path)  # of a run that was killed while it wrote
         if not self.path.exists():
             return
         if not resume:
@@ -98,7 +108,11 @@ class FitCheckpoint:
         identity = {"estimator": type(estimator).__name__}
         identity |= {name: settings(value) for name, value in params.items()}
         identity |= {name: data_digest(x) for name, x in data.items() if x is not None}
-        return cls(path, identity, resume=resume)
+        processes = Processes.of(estimator.net)
+        file = cls(path, identity, resume=resume, processes=processes)
+        place = file.saved or {"stage": 1, "n_epochs": 0}
+        processes.check_alike(stage=place["stage"], n_epochs=place["n_epochs"])
+        return file
 
     def seed(self, new: int) -> int:
         """Return the seed of the run: that of the file, or `new` if it begins."""
@@ -159,12 +173,12 @@ class FitCheckpoint:
         if stage < saved["stage"]:
             self._after_stage_one = after = saved["after_stage_one"]
             set_module_states(net, after["modules"])
-            set_random_state(after["random"], net.device)
+            set_random_state(after["random"], device_of(net))
             return n_epochs
         if step is not None and saved["step"] is not None:
             set_state(step, saved["step"])
         set_net_state(net, saved["net"])
-        set_random_state(saved["random"], net.device)
+        set_random_state(saved["random"], device_of(net))
         return n_epochs if saved["is_over"] else saved["n_epochs"]
 
     def leave(self, stage: int, net: NeuralNet) -> None:
@@ -172,7 +186,7 @@ class FitCheckpoint:
         if stage == 1 and self._after_stage_one is None:
             self._after_stage_one = {
                 "modules": module_states(net),
-                "random": random_state(net.device),
+                "random": random_state(device_of(net)),
             }
 
     def save(
@@ -195,12 +209,14 @@ class FitCheckpoint:
             warn_checkpoint_not_written(self.path, error)
 
     def _write(self, net: NeuralNet, *, step: Any, **place: Any) -> None:
+        if not self.writes:
+            return
         state = {
             **place,
             "seed": self._seed,
             "rows": self._rows,
             "net": net_state(net),
-            "random": random_state(net.device),
+            "random": random_state(device_of(net)),
             "step": None if step is None else state_of(step),
             "after_stage_one": self._after_stage_one,
         }

@@ -13,12 +13,12 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from sk_otreweight.extraction import original
 from sk_otreweight.features import ReplacedHead, put_head, return_scores_alone
 from sk_otreweight.persistence.codec import Decoder, Encoder, Kind, Node, not_storable
 from sk_otreweight.persistence.names import dotted, find_class, is_importable, name_of
 from sk_otreweight.persistence.objects import class_name, encode_instance, make
 from sk_otreweight.persistence.plain import is_data
+from sk_otreweight.wrappers import original
 
 # skorch calls these with the parameters of the file, so a class must be of this kind.
 _PLACES = {

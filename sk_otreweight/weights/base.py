@@ -119,6 +119,22 @@ class WeightStrategy(BaseEstimator, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} is solved, not stepped.")
 
+    def synchronise(self, rows: Rows, processes: Any) -> None:
+        """Let all processes have what each has learned from a batch of its own.
+
+        Parameters
+        ----------
+        rows : Rows
+            The batch of this process.
+        processes : Processes
+            ``processes.gather(x)`` returns the rows of all of them, and
+            ``processes.mean(x)`` the mean over them.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no method synchronise: use "
+            "gather_features=True, so that all processes see the same batches."
+        )
+
     def solve(
         self, cost: Callable[[slice], Tensor], mass: Tensor, reg: float, n_rows: int
     ) -> Tensor:

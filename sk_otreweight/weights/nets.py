@@ -93,6 +93,12 @@ class _NetStrategy(WeightStrategy):
         probabilities.backward(grad.to(probabilities.dtype))
         self.optimizer_.step()
 
+    def synchronise(self, rows: Rows, processes: Any) -> None:
+        """Average the parameters of the net over the processes."""
+        with torch.no_grad():
+            for parameter in self.module_.parameters():
+                parameter.copy_(processes.mean(parameter))
+
 
 class WeightNet(_NetStrategy):
     """A net of one hidden layer, ``s = w_att tanh(W z)`` (equation 11, Algorithm 2).

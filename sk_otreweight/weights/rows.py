@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from sk_otreweight.weights.base import Rows, WeightStrategy, positive
@@ -21,6 +23,11 @@ class RowWeights(WeightStrategy):
     def masses(self, rows: Rows) -> Tensor:
         """Return the rows' weights, those that are zero a little above it."""
         return positive(self.loss_weights(rows))
+
+    def synchronise(self, rows: Rows, processes: Any) -> None:
+        """Give all processes the weights of each other's rows."""
+        index = processes.gather(rows.index)
+        self.values_[index] = processes.gather(self.values_[rows.index])
 
     def loss_weights(self, rows: Rows) -> Tensor:
         """Return the rows' weights (n,), of mean 1 over the training set."""
