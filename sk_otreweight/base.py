@@ -52,7 +52,7 @@ from sk_otreweight.prepare import find_net_head, prepare_net, probe, replays
 from sk_otreweight.priors import named_prior, with_prior
 from sk_otreweight.processes import Processes, device_of
 from sk_otreweight.progress import Progress
-from sk_otreweight.randomness import draw_seed, seeded
+from sk_otreweight.randomness import draw_seed, seeded, untouched
 from sk_otreweight.restore import kept_on_error
 from sk_otreweight.rows import (
     GivenMeta,
@@ -331,6 +331,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             return self.classes_[(probabilities[:, 1] > threshold).astype(int)]
         return self.classes_[probabilities.argmax(axis=1)]
 
+    @untouched()
     def suspicious_rows(self, X: Any, y: Any, *, as_frame: bool = False) -> Any:
         """Rank rows by how unlike their class they are, for a look at their labels.
 

@@ -28,7 +28,7 @@ from sk_otreweight.inputs import cast
 from sk_otreweight.losses import LogitAdjustedLoss
 from sk_otreweight.meta_rows import meta_rows
 from sk_otreweight.processes import Processes, device_of
-from sk_otreweight.randomness import draw_seed
+from sk_otreweight.randomness import draw_seed, untouched
 from sk_otreweight.recipes import RECIPES
 from sk_otreweight.reweighter import Reweighter
 from sk_otreweight.rows import check_labelled_rows
@@ -275,6 +275,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         check_choice(recipe, name="recipe", choices=tuple(RECIPES))
         return cls(net, **(RECIPES[recipe]() | params))
 
+    @untouched()
     def transport_problem(self, X: Any, y: Any) -> Bunch:
         """Return what it costs to move rows to the points of Q, by the net as it is.
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from sk_otreweight.inputs import LabelledDataset, copied, n_bytes, n_rows, padded
 from sk_otreweight.loaders import RowLoader
+from sk_otreweight.randomness import untouched
 from sk_otreweight.wrappers import replaced
 
 # Batches are filled up to a multiple of this: other numbers of rows round differently.
@@ -40,7 +41,8 @@ def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
     """
     n = n_rows(X)
     if _is_configured(net) or isinstance(X, Dataset):  # its loader makes the batches
-        outputs = net.predict_proba(_filled_up(net, X))
+        with untouched():
+            outputs = net.predict_proba(_filled_up(net, X))
     else:
         device = next(net.module_.parameters(), torch.empty(0)).device
         least = net.batch_size * (1 if device.type == "cpu" else _TRAINING_BATCHES)

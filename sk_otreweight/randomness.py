@@ -18,6 +18,13 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
 
 
 @contextmanager
+def untouched() -> Iterator[None]:
+    """Restore torch's generator of the CPU, which a ``DataLoader`` draws from."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+@contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Seed torch's generators inside the context and restore them after it.
 

@@ -21,6 +21,7 @@ from sk_otreweight.transport import (
     adjoint_potentials,
     centred,
     cost_gradient,
+    in_fitting_parts,
     unflattened,
     warn_unconverged,
 )
@@ -407,21 +408,48 @@ class Reweighter:
         chain: Chain | None = None,
     ) -> None:
         """Take steps for a batch, or for several: C (B, m) or (P, B, m)."""
-        batch = C.shape[:-2]
-        on_arrays = self.solver_.takes_arrays and chain is None
         for _ in range(n_steps):
             with torch.no_grad():
                 a = self.weights_.masses(rows)
+            if chain is None:
+                grad = self._gradients(C, a, mass)
+            else:
+                grad = self._chained_gradient(C, a, mass, rows, chain)
+            self.weights_.step(rows, grad)
+
+    def _gradients(self, C: Tensor, a: Tensor, mass: Tensor) -> Tensor:
+        """Return the gradients with respect to `a`, of the shape of it."""
+
+        def gradients(C: Tensor, a: Tensor, mass: Tensor) -> Tensor:
+            on_arrays = self.solver_.takes_arrays
             problem = Problem.of(C, a, mass, None, on_arrays=on_arrays).normalised()
             solution = self.solver_.solve_problem(problem, self.reg)
+            p, _ = adjoint_potentials(problem.C, solution)
             self._note(solution)
-            p, q = adjoint_potentials(problem.C, solution)
-            grad = unflattened(centred(p), batch, C.dtype)
-            if chain is not None:
-                grad_C = cost_gradient(problem.C, solution, self.reg, p, q)
-                scale = self.weights_.loss_weights(rows).detach().sum()
-                grad = grad + scale * chain(C, unflattened(grad_C, batch, C.dtype))
-            self.weights_.step(rows, grad)
+            return unflattened(centred(p), C.shape[:-2], C.dtype)
+
+        if C.ndim == 2:
+            return in_fitting_parts(lambda _: gradients(C, a, mass), 1)
+        masses = mass.expand(len(C), -1)
+
+        def in_parts(size: int) -> Tensor:
+            parts = zip(C.split(size), a.split(size), masses.split(size), strict=True)
+            return torch.cat([gradients(*part) for part in parts])
+
+        return in_fitting_parts(in_parts, len(C))
+
+    def _chained_gradient(
+        self, C: Tensor, a: Tensor, mass: Tensor, rows: Rows, chain: Chain
+    ) -> Tensor:
+        """Return the gradient with what reaches the weights through the cost."""
+        problem = Problem.of(C, a, mass, None, on_arrays=False).normalised()
+        solution = self.solver_.solve_problem(problem, self.reg)
+        self._note(solution)
+        p, q = adjoint_potentials(problem.C, solution)
+        grad_C = cost_gradient(problem.C, solution, self.reg, p, q)
+        scale = self.weights_.loss_weights(rows).detach().sum()
+        grad = unflattened(centred(p), (), C.dtype)
+        return grad + scale * chain(C, unflattened(grad_C, (), C.dtype))
 
     def __call__(
         self, features: Tensor | None, labels: Tensor, index: Tensor | None = None

@@ -24,6 +24,20 @@ class SmallMLP(nn.Module):
         return self.head(self.body(X))
 
 
+class AnyWidthMLP(nn.Module):
+    """Takes rows of any shape, up to so many numbers."""
+
+    def __init__(self, n_classes: int, width: int = 16):
+        super().__init__()
+        self.width = width
+        self.body = nn.Sequential(nn.Linear(width, 8), nn.ReLU())
+        self.head = nn.Linear(8, n_classes)
+
+    def forward(self, X: Tensor) -> Tensor:
+        X = X.flatten(1)
+        return self.head(self.body(nn.functional.pad(X, (0, self.width - X.shape[1]))))
+
+
 class NormDropoutMLP(nn.Module):
     """Has buffers and behaves differently in training and in evaluation."""
 

@@ -22,6 +22,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import recall_score
 from skorch import NeuralNetClassifier
 from torch import nn
+from torch.utils.data import Subset, TensorDataset
 
 from sk_otreweight import (
     LabelCost,
@@ -211,6 +212,18 @@ def test_global_generators_stay_untouched(random_state, weights, few):
     numpy_after = np.random.get_state()  # noqa: NPY002
     np.testing.assert_array_equal(numpy_after[1], numpy_before[1])
     assert numpy_after[2] == numpy_before[2]
+
+
+def test_loaders_do_not_draw_from_the_global_generator(few):
+    X, y, meta = few
+    rows = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
+    rows = Subset(rows, range(len(y)))  # goes through a DataLoader
+    before = torch.get_rng_state()
+    clf = quick().fit(rows, None, meta=meta)
+    clf.predict(rows)
+    clf.suspicious_rows(rows, y)
+    clf.transport_problem(rows, y)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_no_random_state_differs_from_fit_to_fit(few):

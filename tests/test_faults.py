@@ -14,7 +14,13 @@ from nets_for_tests import SmallMLP, small_net
 from skorch.callbacks import Callback
 from torch.utils.data import DataLoader, Dataset
 
-from sk_otreweight import load
+from sk_otreweight import (
+    Reweighter,
+    SinkhornSolver,
+    WeightVector,
+    load,
+    semirelaxed_weights,
+)
 
 
 class BadGradient(torch.autograd.Function):
@@ -145,3 +151,65 @@ def test_a_model_that_was_cut_off_while_it_was_copied(few, tmp_path):
         path.write_bytes(content[:size])
         with pytest.raises(ValueError, match="damaged"):
             load(path)
+
+
+# --- a device that is full ------------------------------------------------------------
+
+
+def full_above(size, compute):
+    """Return a function that runs out of memory for more than `size` rows."""
+
+    def limited(rows):
+        result = compute(rows)
+        if len(result) > size:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return result
+
+    return limited
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_the_closed_form_takes_smaller_blocks_on_a_full_device(size):
+    C = torch.rand(100, 5, generator=torch.Generator().manual_seed(0))
+    b = torch.full((5,), 0.2)
+    cost = full_above(size, lambda rows: C[rows])
+    found = semirelaxed_weights(cost, b, 0.1, n_rows=100)
+    torch.testing.assert_close(found, semirelaxed_weights(C, b, 0.1))
+
+
+def test_a_device_that_is_full_says_what_to_do():
+    cost = full_above(0, lambda rows: torch.ones(100, 5)[rows])
+    with pytest.raises(torch.cuda.OutOfMemoryError) as caught:
+        semirelaxed_weights(cost, torch.full((5,), 0.2), 0.1, n_rows=100)
+    assert "fewer points" in caught.value.__notes__[0]
+
+
+class SmallDevice(SinkhornSolver):
+    """Runs out of memory for more problems at a time than `most`."""
+
+    most = 3
+
+    def solve_problem(self, problem, reg):
+        n_problems = len(problem.C) if problem.C.ndim == 3 else 1
+        if n_problems > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return super().solve_problem(problem, reg)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_batches_are_solved_apart_on_a_full_device(most, monkeypatch):
+    monkeypatch.setattr(SmallDevice, "most", most)
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.rand(80, 4, generator=generator), torch.arange(80) % 3
+    found = []
+    for solver in (SinkhornSolver(), SmallDevice()):
+        reweighter = Reweighter(weights=WeightVector(n_steps=2), solver=solver)
+        reweighter.set_meta(torch.arange(3), features[:3])
+        reweighter.set_training_set(labels, features)
+        reweighter.update_epoch(features, list(torch.arange(80).split(8)))
+        found.append(reweighter.weights(features, labels))
+    torch.testing.assert_close(found[1], found[0])
+    assert found[0].std() > 0.01
+    monkeypatch.setattr(SmallDevice, "most", 0)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        reweighter.update_epoch(features, list(torch.arange(80).split(8)))

@@ -325,3 +325,20 @@ def test_fitted_classifiers_agree(weights, cost, draws_meta, net, encoded):
     np.testing.assert_allclose(
         device.predict_proba(X), host.predict_proba(X), atol=10 * atol
     )
+
+
+def test_a_full_device_solves_in_smaller_parts():
+    C = torch.rand(2**14, 64, device=DEVICE)  # whose kernel takes 8 MiB in float64
+    b = uniform(64).to(DEVICE)
+    expected = semirelaxed_weights(C, b, 0.1)
+    torch.cuda.empty_cache()
+    allowed = torch.cuda.memory_reserved() + 6 * 2**20
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(allowed / total)
+    try:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            torch.empty(2**20, dtype=torch.float64, device=DEVICE)
+        found = semirelaxed_weights(C, b, 0.1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert_same(found, expected, atol=1e-6)

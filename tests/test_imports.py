@@ -62,7 +62,7 @@ TABLE = {
         {"extraction", "inputs", "meta_sets", "processes", "stage2"},
         {"torch"},
     ),
-    "prediction": ({"inputs", "loaders", "wrappers"}, SHELL | {"skorch"}),
+    "prediction": ({"inputs", "loaders", "wrappers", "randomness"}, SHELL | {"skorch"}),
     "extraction": (
         {"features", "inputs", "processes", "wrappers"},
         {"torch", "skorch"},

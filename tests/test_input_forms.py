@@ -495,6 +495,7 @@ def test_tensors_stay_on_their_device(variant, few):
         (lambda X: X[:0], ValueError, "Found 0 samples in X"),
         (lambda X: X.to_sparse(), TypeError, "pass X.to_dense"),
         (lambda X: X + 0j, ValueError, "Complex data not supported"),
+        (lambda X: X.to("meta"), ValueError, "holds no numbers"),
         (lambda X: X / 0, ValueError, "X contains NaN or infinity"),
         (lambda X: 1e300 * X.double(), ValueError, "infinity in torch.float32"),
     ],

@@ -57,6 +57,11 @@ def check_tensor(x: Tensor, *, name: str) -> Tensor:
     """Return a tensor without its graph; raise if it holds NaN or infinity."""
     if x.is_sparse or x.layout is not torch.strided:
         raise TypeError(f"{name} is a sparse tensor: pass {name}.to_dense() instead.")
+    if x.is_meta:
+        raise ValueError(
+            f"{name} is a tensor on the device 'meta', which holds no numbers: pass "
+            "one with data."
+        )
     if x.is_complex():
         raise ValueError(f"Complex data not supported: {name} has dtype {x.dtype}.")
     if x.ndim == 1 and name == "X":

@@ -281,9 +281,11 @@ def _distance(X_meta: Any, X: Any) -> float:
     if not varies.any():
         return 0.0
     X, X_meta = X[:, varies], X_meta[:, varies]
-    with np.errstate(over="ignore", invalid="ignore"):
+    # Subnormal columns vary, but their standard deviation is 0.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         shifts = np.abs(X_meta.mean(axis=0) - X.mean(axis=0)) / X.std(axis=0)
-    return float(np.quantile(shifts, 0.75))
+    shifts = shifts[np.isfinite(shifts)]
+    return float(np.quantile(shifts, 0.75)) if len(shifts) else 0.0
 
 
 def _as_floats(x: np.ndarray | Tensor) -> np.ndarray:

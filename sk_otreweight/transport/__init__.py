@@ -17,6 +17,7 @@ from sk_otreweight.transport.gradient import (
     transport_gradient,
     transport_value_and_grad,
 )
+from sk_otreweight.transport.memory import in_fitting_parts
 from sk_otreweight.transport.plan import (
     TransportPlan,
     TransportSolver,
@@ -38,6 +39,7 @@ __all__ = [
     "adjoint_potentials",
     "centred",
     "cost_gradient",
+    "in_fitting_parts",
     "problem_chunks",
     "semirelaxed_weights",
     "sinkhorn",

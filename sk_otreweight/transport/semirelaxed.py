@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sk_otreweight._validation import check_columns, check_reg
+from sk_otreweight.transport.memory import in_fitting_parts
 
 # Rows, and cost entries, held at a time by the closed form; few enough for the cache.
 _BLOCK_ROWS = 2**14
@@ -98,8 +99,19 @@ def solve_semirelaxed(
         block_of = partial(_matrix_block, C)
     else:
         block_of = C
-    b = b.double()
-    blocks = _Blocks(block_of, n_rows, b.shape[-1])
+    size = max(1, min(_BLOCK_ROWS, _BLOCK_ENTRIES // max(b.shape[-1], 1)))
+
+    def solve(block_rows: int) -> tuple[Tensor, Tensor]:
+        blocks = _Blocks(block_of, n_rows, block_rows)
+        if block_rows < size:  # there is no memory to spare
+            blocks.room = 0
+        return _solve(blocks, b.double(), reg)
+
+    return in_fitting_parts(solve, size)
+
+
+def _solve(blocks: _Blocks, b: Tensor, reg: float) -> tuple[Tensor, Tensor]:
+    """Return the weights and the cost, in two passes over the blocks."""
     memory = None
     # Column sums of exp((shift - C) / reg), with the least cost so far as shift: no
     # exponent is above 0, and one of each column is 0.
@@ -110,7 +122,7 @@ def solve_semirelaxed(
         fade = ((least - shift) / reg).exp()
         shift, total = least, total * fade + _kernel(block, least, reg, memory).sum(-2)
     shares = (b / total)[..., None]
-    weights, cost = block.new_empty(*shares.shape[:-2], n_rows), 0.0
+    weights, cost = block.new_empty(*shares.shape[:-2], blocks.n_rows), 0.0
     for rows, block in blocks:
         kernel = _kernel(block, shift, reg, memory)
         weights[..., rows] = (kernel @ shares)[..., 0]
@@ -126,13 +138,12 @@ class _Blocks:
     ----------
     block_of : callable
         Returns the cost of a slice of the rows.
-    n_rows, n_columns : int
+    n_rows, size : int
+        Rows in all, and of a block.
     """
 
-    def __init__(
-        self, block_of: Callable[[slice], Tensor], n_rows: int, n_columns: int
-    ):
-        size = max(1, min(_BLOCK_ROWS, _BLOCK_ENTRIES // max(n_columns, 1)))
+    def __init__(self, block_of: Callable[[slice], Tensor], n_rows: int, size: int):
+        self.n_rows = n_rows
         starts = range(0, n_rows, size)
         self.slices = [slice(start, min(start + size, n_rows)) for start in starts]
         self.block_of = block_of
