@@ -62,7 +62,7 @@ LABELS = idx_bytes(np.arange(10, dtype=np.uint8), 8)
     [
         (LABELS[:-1], "announces 10 bytes .* the file has 9. .*truncated"),
         (LABELS[:8], "announces 10 bytes .* the file has 0. "),
-        (LABELS + b"\0", "announces 10 bytes .* the file has 11. "),
+        (LABELS + b"\0", "announces 10 bytes .* the file has more. "),
         (LABELS[:6], "an IDX header of 1 .* 8 bytes; the file has 6. .*truncated"),
         (LABELS[:3], "not an IDX file: it begins with 0x000008; .*get it again"),
         (b"", "not an IDX file"),
@@ -78,6 +78,28 @@ def test_damaged_idx(tmp_path, content, message, compressed):
     with pytest.raises(ValueError, match=message) as caught:
         read_idx(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_small_file_that_would_fill_the_memory(tmp_path):
+    header = b"\0\0\x08\2" + struct.pack(">2I", 2**17, 2**17)
+    path = write(tmp_path / "images.gz", header + bytes(1000), compressed=True)
+    with pytest.raises(ValueError, match="more than the .* compressed file"):
+        read_idx(path)
+
+
+def test_no_more_is_decompressed_than_was_announced(tmp_path, monkeypatch):
+    taken, own = [], gzip.GzipFile.read
+
+    def read(self, size=-1):
+        content = own(self, size)
+        taken.append(len(content))
+        return content
+
+    monkeypatch.setattr(gzip.GzipFile, "read", read)
+    path = write(tmp_path / "labels.gz", LABELS + bytes(10**7), compressed=True)
+    with pytest.raises(ValueError, match="the file has more"):
+        read_idx(path)
+    assert sum(taken) == len(LABELS) + 1
 
 
 def damaged_gzips():

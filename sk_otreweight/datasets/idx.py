@@ -8,12 +8,15 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 IDX_DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+# More than this is not taken out of a compressed file, which may be made to fill the
+# memory.
+LARGEST = 2**32
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -51,49 +54,63 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     ...     read_idx(path)
     array([7, 2, 1], dtype=uint8)
     """
-    content = _read_bytes(Path(path))
-    dtype, shape, start = _parse_idx_header(content, path)
-    expected = math.prod(shape) * dtype.itemsize
-    if len(content) - start != expected:
-        raise ValueError(
-            f"{path}: the header announces {expected} bytes of data (shape {shape}, "
-            f"{dtype.itemsize} per entry), the file has {len(content) - start}. It is "
-            "truncated or damaged; get it again."
-        )
-    array = np.frombuffer(content, dtype, offset=start).reshape(shape)
-    return array.astype(dtype.newbyteorder("="))
-
-
-def _read_bytes(path: Path) -> bytes:
-    content = path.read_bytes()
-    if not content.startswith(b"\x1f\x8b"):
-        return content
     try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
+        with _opened(Path(path)) as file:
+            dtype, shape = _read_header(file, path)
+            n_bytes = math.prod(shape) * dtype.itemsize
+            is_compressed = isinstance(file, gzip.GzipFile)
+            if is_compressed:
+                _check_size(n_bytes, path)
+            # A small compressed file can hold very much, a plain one what it is.
+            content = file.read(n_bytes + 1 if is_compressed else -1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
             f"{path}: cannot be decompressed ({error}). It is truncated or damaged; "
             "get it again."
         ) from error
+    if len(content) != n_bytes:
+        raise ValueError(
+            f"{path}: the header announces {n_bytes} bytes of data (shape {shape}, "
+            f"{dtype.itemsize} per entry), the file has "
+            f"{'more' if len(content) > n_bytes else len(content)}. It is truncated or "
+            "damaged; get it again."
+        )
+    array = np.frombuffer(content, dtype).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))
 
 
-def _parse_idx_header(
-    content: bytes, path: str | os.PathLike[str]
-) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_DTYPES:
+def _opened(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if is_compressed else path.open("rb")
+
+
+def _check_size(n_bytes: int, path: str | os.PathLike[str]) -> None:
+    if n_bytes > LARGEST:
+        raise ValueError(
+            f"{path}: the header announces {n_bytes} bytes, more than the {LARGEST} "
+            "that are taken out of a compressed file. If you trust it, decompress it "
+            "(gunzip) and read that."
+        )
+
+
+def _read_header(
+    file: BinaryIO, path: str | os.PathLike[str]
+) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    begin = file.read(4)
+    if len(begin) < 4 or begin[:2] != b"\0\0" or begin[2] not in IDX_DTYPES:
         codes = ", ".join(f"0x{code:02x}" for code in IDX_DTYPES)
         raise ValueError(
-            f"{path}: not an IDX file: it begins with 0x{content[:4].hex()}; two zero "
+            f"{path}: not an IDX file: it begins with 0x{begin.hex()}; two zero "
             f"bytes, a type ({codes}) and the number of dimensions are expected. Check "
             "that this is the right file and get it again."
         )
-    n_dims = content[3]
-    start = 4 + 4 * n_dims
-    if n_dims == 0 or len(content) < start:
+    n_dims = begin[3]
+    sizes = file.read(4 * n_dims)
+    if n_dims == 0 or len(sizes) < 4 * n_dims:
         raise ValueError(
             f"{path}: an IDX header of {n_dims} dimension(s) needs at least one "
-            f"dimension and {start} bytes; the file has {len(content)}. It is "
-            "truncated or damaged; get it again."
+            f"dimension and {4 + 4 * n_dims} bytes; the file has {4 + len(sizes)}. It "
+            "is truncated or damaged; get it again."
         )
-    shape = struct.unpack(f">{n_dims}I", content[4:start])
-    return np.dtype(IDX_DTYPES[content[2]]), shape, start
+    return np.dtype(IDX_DTYPES[begin[2]]), struct.unpack(f">{n_dims}I", sizes)
