@@ -438,6 +438,7 @@ def test_a_callback_that_cannot_be_written(few, tmp_path):
 
 # --- real faults ----------------------------------------------------------------------
 
+N_KILLS = 20
 FORKS = multiprocessing.get_context("fork")
 
 
@@ -463,7 +464,7 @@ def test_a_fit_that_is_killed_goes_on(tmp_path, record_property):
     whole, data = fit_digits(tmp_path / "whole", resume=False)
     duration = time.perf_counter() - start
     rng, stages = np.random.default_rng(0), []
-    for number in range(20):
+    for number in range(N_KILLS):
         path = tmp_path / str(number)
         started = FORKS.Event()
         process = FORKS.Process(target=fit_digits, args=(path, False, started))
@@ -480,9 +481,9 @@ def test_a_fit_that_is_killed_goes_on(tmp_path, record_property):
         assert_same_fit(resumed, whole, data.X)
     assert {1, 2} <= set(stages)
     assert sorted(tmp_path.iterdir()) == sorted(
-        [tmp_path / "whole", *(tmp_path / str(number) for number in range(20))]
+        [tmp_path / "whole", *(tmp_path / str(number) for number in range(N_KILLS))]
     )
-    record_property("fits killed and resumed", 20)
+    record_property("fits killed and resumed", N_KILLS)
 
 
 def test_a_full_disk_does_not_end_the_training(few, tmp_path):

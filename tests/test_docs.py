@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_checkpoint
+import test_fuzz
+import test_numerics
+import test_soak
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -67,6 +71,23 @@ def test_links_lead_somewhere():
         text = (ROOT / page).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_promises_name_tests_that_exist_and_what_they_count():
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+\.py)`", page))
+    assert len(named) >= 15
+    assert all((ROOT / "tests" / name).exists() for name in named)
+    counts = {
+        "fits killed and resumed": test_checkpoint.N_KILLS,
+        "random transport problems solved": test_numerics.N_PLANS
+        + test_numerics.N_CLOSED,
+        "training sets weighed": 12 * test_numerics.few.max_examples,
+        "inputs fuzzed": test_fuzz.N_CASES,
+        "chunks streamed": len(test_soak.STREAMS) * test_soak.N_CHUNKS,
+    }
+    for what, count in counts.items():
+        assert f"| {count:,} {what} |" in page
 
 
 @pytest.mark.parametrize("script", ["generate_methods", "generate_results"])
