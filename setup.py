@@ -64,7 +64,7 @@ setup(
         "torch>=2.4",
         "skorch>=1.2",
         "tqdm>=4.60",
-        "POT>=0.9.5",
+        "POT>=0.9.6",
         "numpy>=1.26",
         "scipy>=1.11",
         "safetensors>=0.4.5",

@@ -134,13 +134,14 @@ def test_a_callback_that_raises(epoch, place, few):
 )
 def test_a_loader_whose_worker_fails(dies, error, match, few):
     X, y, _ = few
+    before = set(multiprocessing.active_children())
     broken = small_net(
         max_epochs=2, iterator_train=DataLoader, iterator_train__num_workers=1
     )
     rows = BadRows(X, y, bad_row=len(y) - 1, dies=dies)
     assert_keeps_what_was(quick(), broken, few, error, match, X=rows, y=None)
     gc.collect()  # what the traceback held
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_a_model_that_was_cut_off_while_it_was_copied(few, tmp_path):

@@ -645,7 +645,7 @@ def test_tags():
     class Texts(LogisticRegression):
         def __sklearn_tags__(self):
             tags = super().__sklearn_tags__()
-            tags.input_tags.string = True
+            tags.input_tags.string = tags.input_tags.sparse = True
             tags.classifier_tags.multi_label = True
             tags.classifier_tags.poor_score = True
             tags.non_deterministic = True

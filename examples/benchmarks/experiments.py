@@ -45,8 +45,11 @@ from sk_otreweight import (
     sinkhorn,
     suspicious_rows,
 )
+from sk_otreweight.class_weights import effective_number_weights
+from sk_otreweight.losses import CosineLinear
 
 N_CLASSES, N_VALID, BATCH, LR = 10, 500, 128, 1e-3
+SCALE = 30.0  # of cosines
 DECAY = 0.99  # of the averaged parameters, per step
 
 
@@ -84,11 +87,12 @@ class Trial:
     weights : str or None
         "within" (transport weights, of mean 1 in each class), "between" (those as they
         are), "share" (what a row gets from the prototype of its own class in a balanced
-        plan), "hard" (the inverse of "within"), "prediction" (within, by the
-        probability of the label in the place of the features), "trust" (within, by the
-        share of a row's mass that is from its own class, see `suspicious_rows`), "drop"
-        (0 where that is less than a half), "relabel" (where it is less than a half, the
-        row gets the label of the class that it has most mass from).
+        plan), "effective" (no transport: the class-balanced weights of LDAM-DRW),
+        "hard" (the inverse of "within"), "prediction" (within, by the probability of
+        the label in the place of the features), "trust" (within, by the share of a
+        row's mass that is from its own class, see `suspicious_rows`), "drop" (0 where
+        that is less than a half), "relabel" (where it is less than a half, the row gets
+        the label of the class that it has most mass from).
     reg : float
     cost : str
         "combined" or "feature".
@@ -108,6 +112,11 @@ class Trial:
         Adjust for the counts that the weights leave, row by row at most 1.
     late_lr : float
         Learning rate of stage 2.
+    cosine : bool
+        The last layer returns cosines, times 30.
+    margin : float
+        By how much the cosine of the rarest class has to be larger than the others, as
+        LDAM has it.
     """
 
     adjusted: bool = True
@@ -124,10 +133,14 @@ class Trial:
     average: bool = True
     counts: bool = False
     late_lr: float = LR
+    cosine: bool = False
+    margin: float = 0.0
 
 
 CONTROL = Trial()
 WITHIN = replace(CONTROL, weights="within")
+COSINE = replace(CONTROL, cosine=True)
+LDAM = Trial(adjusted=False, with_meta=False, cosine=True, margin=0.5)
 RESTART = replace(WITHIN, restart=True, refresh=False)
 TRIALS = {
     "cross-entropy": Trial(adjusted=False, with_meta=False),
@@ -162,6 +175,23 @@ TRIALS = {
     "within, by trust": replace(WITHIN, weights="trust"),
     "within, counts of what is left": replace(WITHIN, counts=True),
     "within, rows drawn by n^-1/2 in stage 2": replace(WITHIN, powers=(0.0, 0.5)),
+    "LDAM": LDAM,
+    "LDAM-DRW": replace(LDAM, weights="effective"),
+    "LDAM-DRW, meta rows in training": replace(
+        LDAM, weights="effective", with_meta=True
+    ),
+    "LDAM, weights between classes": replace(
+        LDAM, weights="between", reg=0.1, with_meta=True
+    ),
+    "control, cosine head": COSINE,
+    "control, cosine head, rows drawn by n^-1/2 in stage 2": replace(
+        COSINE, powers=(0.0, 0.5)
+    ),
+    "control, cosine head, LDAM's margin": replace(COSINE, margin=0.5),
+    "within, reg 0.1, cosine head": replace(COSINE, weights="within", reg=0.1),
+    "within, reg 0.1, cosine head, rows drawn by n^-1/2 in stage 2": replace(
+        COSINE, weights="within", reg=0.1, powers=(0.0, 0.5)
+    ),
     "restart: within, stage 2 begins anew": RESTART,
     "restart, weights refreshed": replace(RESTART, refresh=True),
     "restart, reg 0.1": replace(RESTART, reg=0.1),
@@ -232,11 +262,16 @@ def draw(setting: Setting, seed: int, with_meta: bool) -> Rows:
     )
 
 
-def new_net(seed: int) -> nn.Module:
+def new_net(seed: int, cosine: bool) -> nn.Module:
     """Return the net as it begins."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return FashionCNN()
+        net = FashionCNN()
+        if cosine:
+            linear = net.head
+            net.head = CosineLinear(linear.in_features, linear.out_features, SCALE)
+            net.head.weight.data.copy_(linear.weight.data)
+        return net
 
 
 @torch.no_grad()
@@ -248,7 +283,11 @@ def features(net: nn.Module, X: Tensor) -> Tensor:
 @torch.no_grad()
 def row_weights(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
     """Return the weights that a trial gives the rows, of mean 1."""
-    z, labels = features(net, rows.X), rows.y
+    labels = rows.y
+    if trial.weights == "effective":
+        weights = effective_number_weights(labels.bincount(minlength=N_CLASSES))
+        return weights.float()[labels]
+    z = features(net, rows.X)
     z_meta = features(net, rows.X_meta)
     classes = torch.arange(N_CLASSES)
     points = torch.stack([z_meta[rows.y_meta == k].mean(0) for k in classes])
@@ -302,10 +341,10 @@ class Training:
     """A net in training, with the average of its parameters."""
 
     def __init__(self, trial: Trial, rows: Rows, seed: int):
-        self.trial, self.rows, self.net = trial, rows, new_net(seed)
+        self.trial, self.rows, self.net = trial, rows, new_net(seed, trial.cosine)
         self.optimizer = torch.optim.Adam(self.net.parameters(), LR)
         self.generator = torch.Generator().manual_seed(seed)
-        self.average = new_net(seed)
+        self.average = new_net(seed, trial.cosine)
         self.n_batches = 0
         self.weights = torch.ones(len(rows.y))
 
@@ -324,8 +363,9 @@ class Training:
             counts = torch.zeros(N_CLASSES).index_add_(0, rows.y, kept)
         shares = counts ** (1 - power)
         offset = (shares / shares.sum()).log() if trial.adjusted else torch.zeros(1)
+        margins = SCALE * trial.margin * (counts.min() / counts) ** 0.25
         for batch in order.split(BATCH):
-            loss = self._loss(batch, offset)
+            loss = self._loss(batch, offset, margins)
             if trial.meta_loss:
                 scores = self.net(rows.X_meta)
                 loss = loss + trial.meta_loss * F.cross_entropy(scores, rows.y_meta)
@@ -334,11 +374,12 @@ class Training:
             self.optimizer.step()
             self._average()
 
-    def _loss(self, batch: Tensor, offset: Tensor) -> Tensor:
+    def _loss(self, batch: Tensor, offset: Tensor, margins: Tensor) -> Tensor:
         X, y, weights = self.rows.X[batch], self.rows.y[batch], self.weights[batch]
 
         def loss(scores: Tensor, rows: Tensor | slice) -> Tensor:
-            losses = F.cross_entropy(scores, y[rows], reduction="none")
+            own = F.one_hot(y[rows], N_CLASSES) * margins
+            losses = F.cross_entropy(scores - own, y[rows], reduction="none")
             return (weights[rows] * losses).mean()
 
         if not self.trial.mixup:
@@ -408,13 +449,13 @@ def cell(
     use_one_thread()
 
     def compute() -> dict[str, float | None]:
-        start = time.perf_counter()
+        start = time.process_time()
         rows = draw(setting, seed, trial.with_meta)
         net, found = trained(trial, setting, rows, seed)
         return {
             "error": balanced_error(net, rows),
             "auc": found[-1] if found else None,
-            "seconds": time.perf_counter() - start,
+            "seconds": time.process_time() - start,
         }
 
     key = {"trial": repr(trial), "setting": repr(setting), "seed": seed}
@@ -425,8 +466,8 @@ def cell(
 def table(cells: Sequence[dict[str, Any]], settings: Sequence[Setting]) -> str:
     """Return trials by settings, with the AUC where labels are wrong, and their time.
 
-    Times are relative to the first trial's, and rough: trials share the machine, which
-    may even have been stopped in between. So the median of the seeds is taken.
+    Times are relative to the first trial's, of the processor and rough: trials share
+    the machine. So the median of the seeds is taken.
     """
     names = list(dict.fromkeys(found["name"] for found in cells))
     first = _seconds(cells, names[0], settings)
