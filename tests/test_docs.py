@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_checkpoint
+import test_checkpoint_faults
 import test_fuzz
 import test_numerics
 import test_soak
@@ -53,7 +53,7 @@ def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     if page == "README.md":
         clf = names["clf"]
         assert clf.class_weight_[9] > 1 > clf.class_weight_[0]
-        assert len(names["suspects"]) == len(names["data"].y)
+        assert len(names["suspects"].index) == len(names["data"].y)
         assert (tmp_path / "digits.safetensors").stat().st_size > 0
 
 
@@ -79,7 +79,7 @@ def test_promises_name_tests_that_exist_and_what_they_count():
     assert len(named) >= 15
     assert all((ROOT / "tests" / name).exists() for name in named)
     counts = {
-        "fits killed and resumed": test_checkpoint.N_KILLS,
+        "fits killed and resumed": test_checkpoint_faults.N_KILLS,
         "random transport problems solved": test_numerics.N_PLANS
         + test_numerics.N_CLOSED,
         "training sets weighed": 12 * test_numerics.few.max_examples,
