@@ -10,7 +10,6 @@ import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
-from skorch.utils import to_tensor
 from torch import Tensor, nn
 
 from sk_otreweight._validation import (
@@ -26,7 +25,7 @@ from sk_otreweight.base import BaseReweightedClassifier
 from sk_otreweight.extraction import extract_features
 from sk_otreweight.inputs import cast
 from sk_otreweight.losses import LogitAdjustedLoss
-from sk_otreweight.meta_rows import meta_rows
+from sk_otreweight.meta_rows import meta_features, meta_rows
 from sk_otreweight.processes import Processes, device_of
 from sk_otreweight.randomness import draw_seed, untouched
 from sk_otreweight.recipes import RECIPES
@@ -336,9 +335,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         if self._meta is not None or needs_features:
             X_meta, labels = meta_rows(data, meta_set.per_class, generator)
         if needs_features:
-            inputs = to_tensor(X_meta, device=device_of(net))
-            inputs, labels = meta_set.inputs(inputs, labels)
-            points = extract_features(net, data.head, inputs)
+            _, labels, points = meta_features(data, meta_set, X_meta, labels)
             if data.features is None:
                 features = extract_features(net, data.head, X)
             else:

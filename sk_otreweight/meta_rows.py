@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from skorch.utils import to_tensor
 from torch import Tensor
 
 from sk_otreweight.extraction import extract_features
 from sk_otreweight.inputs import batch_of
-from sk_otreweight.meta_sets import draw_rows
+from sk_otreweight.meta_sets import MetaSet, draw_rows
 from sk_otreweight.processes import device_of
 from sk_otreweight.stage2 import Stage2Data
 
@@ -34,6 +35,24 @@ def meta_rows(
         rows = draw_rows(all_labels, per_class, generator)
         X, labels = batch_of(data.net, data.X, rows.numpy()), all_labels[rows]
     return X, labels.to(device_of(data.net))
+
+
+def meta_features(
+    data: Stage2Data, meta_set: MetaSet, X: Any, labels: Tensor
+) -> tuple[Any, Tensor, Tensor]:
+    """Return inputs, labels and features of what a meta set takes the meta rows for.
+
+    Parameters
+    ----------
+    data : Stage2Data
+    meta_set : MetaSet
+        May have inputs of its own, as means of rows in the space of the inputs.
+    X, labels
+        From `meta_rows`.
+    """
+    inputs = to_tensor(X, device=device_of(data.net))
+    inputs, labels = meta_set.inputs(inputs, labels)
+    return inputs, labels, extract_features(data.net, data.head, inputs)
 
 
 def loss_inputs(data: Stage2Data, X: Any) -> Any:

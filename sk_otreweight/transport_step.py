@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from skorch import NeuralNet
-from skorch.utils import to_tensor
 from torch import Tensor, nn
 
 from sk_otreweight.batches import are_distinct
@@ -17,7 +16,7 @@ from sk_otreweight.extraction import (
     training_features,
 )
 from sk_otreweight.inputs import take
-from sk_otreweight.meta_rows import loss_inputs, meta_rows
+from sk_otreweight.meta_rows import loss_inputs, meta_features, meta_rows
 from sk_otreweight.processes import Processes, device_of
 from sk_otreweight.reweighter import Reweighter
 from sk_otreweight.sampling import power_rows
@@ -213,7 +212,6 @@ class TransportStep(PlainStep):
         if not reweighter.needs_meta_features:
             reweighter.set_meta(labels)
             return
-        inputs = to_tensor(X, device=device_of(data.net))
-        self.meta_inputs, labels = reweighter.meta_set_.inputs(inputs, labels)
-        features = extract_features(data.net, data.head, self.meta_inputs)
+        taken = meta_features(data, reweighter.meta_set_, X, labels)
+        self.meta_inputs, labels, features = taken
         reweighter.set_meta(labels, features)

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import joblib
+from nets_for_tests import small_net
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 
@@ -20,8 +21,10 @@ from sk_otreweight import OTReweightedClassifier, make_long_tailed
 
 def search():
     X, y = load_digits(n_class=4, return_X_y=True)
-    data = make_long_tailed(X / 16, y, imbalance_factor=20, random_state=0)
-    clf = OTReweightedClassifier(max_epochs=2, random_state=0)
+    X = X.astype("float32") / 16
+    data = make_long_tailed(X, y, imbalance_factor=20, random_state=0)
+    net = small_net(max_epochs=3)
+    clf = OTReweightedClassifier(net, max_epochs=2, random_state=0)
     grid = {"reg": [0.01, 0.1], "finetune": ["head", "all"]}
     found = GridSearchCV(clf, grid, cv=2, scoring="balanced_accuracy")
     found.fit(data.X, data.y, meta=(data.X_meta, data.y_meta))

@@ -30,20 +30,23 @@ def launch(script, *arguments, processes, **variables):
     return run(*launcher, script, *arguments, **variables)
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """Return what one process came to, and each of two."""
-    folder = tmp_path_factory.mktemp("outcomes")
-    for processes in (1, 2):
-        launch(WORKER, folder, processes=processes)
-        assert not left_behind(WORKER.name, str(folder))
-    names = ("1_0", "2_0", "2_1")
-    return [json.loads((folder / f"{name}.json").read_text()) for name in names]
-
-
+# One test, so that the fits are made once.
 @pytest.mark.slow
-def test_two_processes_come_to_what_one_does(outcomes):
-    one, *two = outcomes
+def test_two_processes_come_to_what_one_does(tmp_path):
+    for processes in (1, 2):
+        launch(WORKER, tmp_path, processes=processes)
+        assert not left_behind(WORKER.name, str(tmp_path))
+    launch(WORKER, tmp_path / "bf16", processes=1, ACCELERATE_MIXED_PRECISION="bf16")
+    names = ("1_0", "2_0", "2_1", "bf16/1_0")
+    found = [json.loads((tmp_path / f"{name}.json").read_text()) for name in names]
+    one, *two, lower = found
+    check_same_as_one(one, two)
+    check_same_in_both(*two)
+    check_messages(one, two)
+    check_lower_precision(one, lower)
+
+
+def check_same_as_one(one, two):
     names = set(one) - {"messages", *DIFFERENT}
     assert len(names) >= 13
     for name in names:
@@ -59,9 +62,7 @@ def test_two_processes_come_to_what_one_does(outcomes):
                 )
 
 
-@pytest.mark.slow
-def test_all_processes_have_the_same(outcomes):
-    _, first, second = outcomes
+def check_same_in_both(first, second):
     for name in set(first) - {"messages"}:
         assert first[name] == second[name], name
     assert np.isfinite(first["uneven"]["weights"]).all()
@@ -70,9 +71,8 @@ def test_all_processes_have_the_same(outcomes):
     assert np.abs(np.subtract(apart["weights"], together["weights"])).max() > 0.1
 
 
-@pytest.mark.slow
-def test_what_processes_cannot_do_together_is_an_error_in_all(outcomes):
-    one, *two = outcomes
+def check_messages(one, two):
+    """What processes cannot do together is an error in all of them."""
     assert one["messages"] == [None, None, None]
     for found in two:
         data, step, baseline = found["messages"]
@@ -81,14 +81,12 @@ def test_what_processes_cannot_do_together_is_an_error_in_all(outcomes):
         assert baseline.startswith("CrossEntropyClassifier trains in one process")
 
 
-@pytest.mark.slow
-def test_lower_precision_comes_near(outcomes, tmp_path):
-    launch(WORKER, tmp_path, processes=1, ACCELERATE_MIXED_PRECISION="bf16")
-    found = json.loads((tmp_path / "1_0.json").read_text())
-    for name in set(found) - {"messages", "no seed", "early stopping"}:
-        assert found[name] != outcomes[0][name]
+def check_lower_precision(one, lower):
+    assert len(lower) == 4
+    for name, found in lower.items():
+        assert found != one[name]
         np.testing.assert_allclose(
-            found[name]["probabilities"], outcomes[0][name]["probabilities"], atol=0.05
+            found["probabilities"], one[name]["probabilities"], atol=0.05
         )
 
 

@@ -60,7 +60,7 @@ TABLE = {
     "scores": ({"features", "wrappers"}, {"torch", "skorch"}),
     "meta_rows": (
         {"extraction", "inputs", "meta_sets", "processes", "stage2"},
-        {"torch"},
+        {"torch", "skorch"},
     ),
     "prediction": ({"inputs", "loaders", "wrappers", "randomness"}, SHELL | {"skorch"}),
     "extraction": (
