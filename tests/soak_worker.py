@@ -1,6 +1,6 @@
 """A stream of chunks of an array larger than memory; run by test_soak.py.
 
-``python soak_worker.py SOURCE WEIGHTS FOLDER`` lets `partial_fit` pass over 200 chunks
+``python soak_worker.py SOURCE WEIGHTS N FOLDER`` lets `partial_fit` pass over N chunks
 of a memory-mapped file, or of a dask array of it, with too little memory for the whole,
 and writes the memory in use after each chunk into ``FOLDER/<SOURCE>_<WEIGHTS>.json``.
 """
@@ -20,7 +20,7 @@ from nets_for_tests import SmallMLP, small_net
 
 from sk_otreweight import OTReweightedClassifier
 
-N_CHUNKS, ROWS, FEATURES = 200, 2_000, 320
+ROWS, FEATURES = 2_000, 320
 CLASSES = np.arange(4)
 
 
@@ -41,22 +41,22 @@ def inputs(rng, y):
     return X
 
 
-def write(path, rng):
+def write(path, n_chunks, rng):
     """Write all chunks to a file, and return their labels."""
-    shape = (N_CHUNKS * ROWS, FEATURES)
+    shape = (n_chunks * ROWS, FEATURES)
     X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    y = np.concatenate([labels(rng) for _ in range(N_CHUNKS)])
+    y = np.concatenate([labels(rng) for _ in range(n_chunks)])
     for start in range(0, len(y), ROWS):
         X[start : start + ROWS] = inputs(rng, y[start : start + ROWS])
     X.flush()
     return y
 
 
-def blocks(path):
+def blocks(path, n_chunks):
     """Return a dask array whose blocks are read from the file when they are needed."""
     read = dask.delayed(lambda k: np.array(chunk(np.load(path, mmap_mode="r"), k)))
     shape, dtype = (ROWS, FEATURES), np.float32
-    parts = [from_delayed(read(k), shape, dtype) for k in range(N_CHUNKS)]
+    parts = [from_delayed(read(k), shape, dtype) for k in range(n_chunks)]
     return concatenate(parts)
 
 
@@ -64,15 +64,16 @@ def chunk(X, k):
     return X[k * ROWS : (k + 1) * ROWS]
 
 
-def main(source, weights, folder):
+def main(source, weights, n_chunks, folder):
+    n_chunks = int(n_chunks)
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     path = Path(folder) / f"{source}.npy"
-    y = write(path, rng)
+    y = write(path, n_chunks, rng)
     X = np.load(path, mmap_mode="r")
     n_bytes = X.nbytes
     if source == "dask":
-        X = blocks(path)
+        X = blocks(path, n_chunks)
     net = small_net(
         SmallMLP, module__n_features=FEATURES, module__n_classes=len(CLASSES)
     )
@@ -80,7 +81,7 @@ def main(source, weights, folder):
     y_meta = np.repeat(CLASSES, 10)
     meta = {"meta": (inputs(rng, y_meta), y_meta)}
     in_use = []
-    for k in range(N_CHUNKS):
+    for k in range(n_chunks):
         clf.partial_fit(chunk(X, k), chunk(y, k), classes=CLASSES, **meta)
         meta = {}
         in_use.append(memory("RssAnon"))

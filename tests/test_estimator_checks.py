@@ -37,17 +37,24 @@ CLASSIFIERS = [
     ),
     *(
         OTReweightedClassifier(quick_net(), weights=weights, max_epochs=2)
-        for weights in ("vector", "net", "attention", "semirelaxed")
+        for weights in ("vector", "net")
     ),
     OTReweightedClassifier.from_recipe("robust", quick_net(), max_epochs=2),
 ]
 ANY_CLASSIFIERS = [
     OTReweightedEstimator(LogisticRegression()),
     OTReweightedEstimator(LogisticRegression(), cost="label"),
+]
+ESTIMATORS = CLASSIFIERS + ANY_CLASSIFIERS
+# Of the same kinds, checked in the slow suite.
+OTHERS = [
+    *(
+        OTReweightedClassifier(quick_net(), weights=weights, max_epochs=2)
+        for weights in ("attention", "semirelaxed")
+    ),
     OTReweightedEstimator(DecisionTreeClassifier(random_state=0)),
     OTReweightedEstimator(HistGradientBoostingClassifier(max_iter=10, random_state=0)),
 ]
-ESTIMATORS = CLASSIFIERS + ANY_CLASSIFIERS
 
 
 def test_array_api_checks_can_run():
@@ -67,10 +74,16 @@ HAS_ALL_CHECKS = pytest.mark.skipif(
 )
 
 
-@CERTAIN
 @FEW
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_check(estimator, check):
+    run_check(check, estimator)
+
+
+@pytest.mark.slow
+@CERTAIN
+@parametrize_with_checks(OTHERS)
+def test_scikit_learn_check_of_others(estimator, check):
     run_check(check, estimator)
 
 
@@ -93,6 +106,7 @@ def run_check(check, estimator):
     ("test", "n_estimators"),
     [
         (test_scikit_learn_check, len(ESTIMATORS)),
+        (test_scikit_learn_check_of_others, len(OTHERS)),
         (test_scikit_learn_check_with_metadata_routing, 2),
     ],
 )

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 from processes_for_tests import run
-from soak_worker import N_CHUNKS
 
 WORKER = Path(__file__).parent / "soak_worker.py"
 
 
+N_CHUNKS = 200
 STREAMS = [("memmap", "semirelaxed"), ("dask", "net")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "weights"), STREAMS)
 def test_memory_stays_flat_over_a_stream(source, weights, tmp_path, record_property):
-    run(WORKER, source, weights, tmp_path)
+    run(WORKER, source, weights, N_CHUNKS, tmp_path)
     found = json.loads((tmp_path / f"{source}_{weights}.json").read_text())
     in_use = found["in_use"]
     assert len(in_use) == N_CHUNKS
