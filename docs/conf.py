@@ -81,7 +81,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": rf"/plot_{'' if has_images() else '(?!fashion)'}",
-    "ignore_pattern": r"/(benchmarks|output)/",
+    "ignore_pattern": r"/(benchmarks|output)/|several_gpus",
     "min_reported_time": 5,
     "show_memory": False,
     "plot_gallery": "True",
