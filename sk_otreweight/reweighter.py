@@ -428,7 +428,7 @@ class Reweighter:
             self._note(solution)
             return unflattened(centred(p), C.shape[:-2], C.dtype)
 
-        if C.ndim == 2:
+        if C.ndim == 2:  # a single problem has no parts: an error that says what helps
             return in_fitting_parts(lambda _: gradients(C, a, mass), 1)
         masses = mass.expand(len(C), -1)
 

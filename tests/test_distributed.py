@@ -48,7 +48,7 @@ def test_two_processes_come_to_what_one_does(tmp_path):
 
 def check_same_as_one(one, two):
     names = set(one) - {"messages", *DIFFERENT}
-    assert len(names) >= 13
+    assert len(names) >= 15
     for name in names:
         for found in two:
             assert found[name]["epochs"] == one[name]["epochs"]

@@ -41,7 +41,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     ------
     ValueError
         If the file is not in the IDX format, or is shorter or longer than its
-        header says.
+        header says; if a compressed one announces more than 4 GiB.
 
     Examples
     --------
