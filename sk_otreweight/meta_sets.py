@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from torch import Tensor
 
 from sk_otreweight._validation import (
@@ -72,6 +72,14 @@ class MetaSet(BaseEstimator, ABC):
     def check_parameters(self) -> None:
         """Raise on parameters that are not valid; called before any training."""
         check_count(self.per_class, name="per_class")
+
+    def complete(self) -> MetaSet:
+        """Return the meta set that leaves nothing out to keep batches small.
+
+        Weights that are found for all training rows at once have no batches: a class
+        that was left out would be without any weight.
+        """
+        return self
 
     def inputs(self, X: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the inputs that the feature extractor is to see, and their labels."""
@@ -140,7 +148,8 @@ class PrototypeMetaSet(MetaSet):
         and passes the mean through the extractor.
     n_prototypes : int, default=None
         Draw so many of the prototypes for each batch; None for all of them. For
-        thousands of classes (section 5 of the paper).
+        thousands of classes (section 5 of the paper). The closed form has no batches
+        and takes them all.
 
     Examples
     --------
@@ -173,6 +182,10 @@ class PrototypeMetaSet(MetaSet):
     def stochastic(self) -> bool:
         """Whether a part of the prototypes is drawn for each batch."""
         return self.n_prototypes is not None
+
+    def complete(self) -> PrototypeMetaSet:
+        """Return the meta set with all of the prototypes."""
+        return clone(self).set_params(n_prototypes=None)
 
     def inputs(self, X: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return class means of the inputs if rows are averaged there."""

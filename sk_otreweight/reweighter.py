@@ -122,6 +122,8 @@ class Reweighter:
                 self.weights_.set_params(lr=weight_lr)
         for component in (self.cost_, self.weights_, self.meta_set_, self.solver_):
             component.check_parameters()
+        if self.solves_training_set:
+            self.meta_set_ = self.meta_set_.complete()
         self.reg = reg
         self.init_weights = init_weights
         self.seed = int(random_state)

@@ -298,6 +298,25 @@ def test_one_meta_row_per_class_makes_all_meta_sets_the_same(weights, cost):
         assert_same(other, found[0], atol=1e-9)
 
 
+def test_the_closed_form_takes_all_of_the_prototypes():
+    """It is solved once: a class without a prototype would be left without weight."""
+    labels = tail([12, 6, 2])
+    problem = clusters(labels, 0.5), labels, clusters(labels, 0.5, seed=1), labels
+    a_part, all_of_them = (
+        started(
+            problem,
+            weights="semirelaxed",
+            meta_set=PrototypeMetaSet(space="input", n_prototypes=n),
+        )
+        for n in (1, None)
+    )
+    assert a_part.meta_set_.space == "input"
+    weights = all_of_them.sample_weight(problem[0])
+    assert_same(a_part.sample_weight(problem[0]), weights, atol=0)
+    for k in range(3):  # all classes have the same mass
+        assert weights[labels == k].sum() == pytest.approx(20 / 3, rel=0.2)
+
+
 @pytest.mark.parametrize("update", ["sgd", "multiplicative"])
 def test_much_entropy_and_the_label_cost_move_nothing(update):
     """The product coupling costs the same whatever the weights."""

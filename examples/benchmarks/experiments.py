@@ -426,7 +426,8 @@ def trained(
         is_due = epoch == 0 or trial.refresh
         if trial.weights not in (None, "relabel") and is_due:
             run.weights = row_weights(trial, net, rows)
-            if rows.is_wrong.any():
+            # Class weights know nothing of single rows.
+            if rows.is_wrong.any() and trial.weights != "effective":
                 found.append(roc_auc_score(rows.is_wrong, -run.weights.numpy()))
         run.epoch(stage=2)
         net = run.result()

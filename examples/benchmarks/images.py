@@ -109,7 +109,7 @@ class Images:
     def draw(self, setting: str, seed: int) -> Draw:
         """Return a long-tailed training set; "drawn" settings have no meta rows."""
         images = once(load, self.folder, self.n_classes)
-        factor = int(setting.split()[1])
+        factor = int(setting.split()[1].rstrip(","))
         n_max = min(self.n_max, images.n_max)
         data = make_long_tailed(
             images.X_train,
