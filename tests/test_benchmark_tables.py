@@ -278,3 +278,45 @@ def test_the_smoke_form_on_files_of_cifar(n_classes, tmp_path):
     assert "| ce |" in done.stdout
     assert "| ot_adjusted |" in done.stdout
     assert "Failed fits\n\nnone" in done.stdout
+
+
+class TestKept:
+    def test_what_was_computed_is_read_from_disk(self, tables):
+        assert tables.kept("few", {"seed": 0}, lambda: {"error": 1.0}) == {"error": 1.0}
+        assert tables.kept("few", {"seed": 0}, lambda: {"error": 2.0}) == {"error": 1.0}
+        assert tables.kept("few", {"seed": 1}, lambda: {"error": 3.0}) == {"error": 3.0}
+
+    def test_a_line_that_was_cut_off(self, tables):
+        tables.kept("few", {"seed": 0}, lambda: {"error": 1.0})
+        path = tables.KEPT / "few.jsonl"
+        path.write_text(path.read_text().rstrip()[:-3])
+        for _ in range(2):
+            assert tables.kept("few", {"seed": 0}, lambda: {"error": 2.0})["error"] == 2
+        assert tables.kept("few", {"seed": 0}, lambda: {"error": 3.0})["error"] == 2
+
+    def test_forget(self, tables):
+        tables.kept("few", {"seed": 0}, lambda: {"error": 1.0})
+        tables.forget("few", chosen(fresh=True, short=True))
+        tables.forget("few", chosen())
+        assert tables.kept("few", {"seed": 0}, lambda: {"error": 2.0})["error"] == 1
+        tables.forget("few", chosen(fresh=True))
+        assert tables.kept("few", {"seed": 0}, lambda: {"error": 2.0})["error"] == 2
+        tables.forget("never written", chosen(fresh=True))
+
+
+def test_all_settings_of_images_can_be_drawn(tables, tmp_path):
+    images = importlib.import_module("images")
+    folder = str(write_balanced_cifar(tmp_path / "cifar", 10, n_train=25, n_test=2))
+    drawn = {}
+    for table in images.tables_of(
+        images.Images(folder, 10, 16, (1, 1), "cpu"), chosen(cifar=folder)
+    ):
+        for setting in table.settings:
+            drawn[table.name, setting] = table.draw(setting, 0)
+            assert set(table.methods(setting))
+    assert len(drawn) == 7
+    for (_, setting), rows in drawn.items():
+        assert len(rows.y) > 0
+        assert (rows.y_meta is None) == ("drawn" in setting)
+    given = drawn["cifar10_meta", "IF 100, given"]
+    assert np.array_equal(given.y, drawn["cifar10", "IF 100"].y)

@@ -29,6 +29,16 @@ def baselines(names: Sequence[str] = tuple(BASELINES)) -> dict[str, BaseEstimato
     return {name: BASELINES[name](**params.get(name, {})) for name in names}
 
 
+def control() -> dict[str, BaseEstimator]:
+    """Return what "adjusted" and "robust" are without transport.
+
+    The same loss on the same rows: without it, what the meta rows are worth in training
+    would be taken for a gain of the weights.
+    """
+    method = BASELINES["logit_adjustment"](train_on_meta=True)
+    return {"logit_adjustment + meta rows": method}
+
+
 def ours() -> dict[str, BaseEstimator]:
     """Return what this package offers: the defaults, and the recipes."""
     recipes = {

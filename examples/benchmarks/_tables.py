@@ -191,16 +191,24 @@ def kept(
         Returns the figures.
     """
     path = KEPT / f"{name}.jsonl"
-    if path.exists():
-        for line in path.read_text().splitlines():
+    for line in path.read_text().split("\n") if path.exists() else ():
+        try:
             entry = json.loads(line)
-            if entry["key"] == key:
-                return entry["figures"]
+        except json.JSONDecodeError:  # empty, or a run was killed while it wrote
+            continue
+        if entry["key"] == key:
+            return entry["figures"]
     figures = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps({"key": key, "figures": figures}) + "\n")
+    with path.open("a") as file:  # begins with a new line, should the last be cut off
+        file.write("\n" + json.dumps({"key": key, "figures": figures}) + "\n")
     return figures
+
+
+def forget(name: str, chosen: argparse.Namespace) -> None:
+    """With ``--fresh``, remove what `kept` wrote in earlier runs."""
+    if chosen.fresh and not chosen.short:
+        (KEPT / f"{name}.jsonl").unlink(missing_ok=True)
 
 
 def run(tables: Sequence[Table], chosen: argparse.Namespace) -> dict[str, list[Fit]]:

@@ -26,6 +26,7 @@ import numpy as np
 import sklearn
 import skorch
 import torch
+from _tables import Errors
 from sklearn.datasets import load_digits
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import balanced_accuracy_score
@@ -213,7 +214,7 @@ def to_markdown(tables: list[dict[str, object]], about: dict[str, str]) -> str:
         lines += ["", f"## {result['title']}, {n_seeds} seeds", ""]
         lines += ["| setting | balanced error on validation rows, % |", "|---|---|"]
         for name, values in result["errors"].items():
-            lines.append(f"| {name} | {np.mean(values):.1f} ± {np.std(values):.1f} |")
+            lines.append(f"| {name} | {Errors.of(values)} |")
     return "\n".join(lines) + "\n"
 
 

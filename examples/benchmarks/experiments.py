@@ -29,7 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _common import markdown_table, report
-from _tables import Errors, kept, table_arguments, use_one_thread
+from _tables import Errors, forget, kept, table_arguments, use_one_thread
 from defaults import FashionCNN
 from joblib import Parallel, delayed
 from sklearn.metrics import roc_auc_score
@@ -503,6 +503,7 @@ def _seconds(
 def main() -> int:
     """Run the trials that are missing, and report."""
     chosen = table_arguments(__doc__.splitlines()[0], seeds=3)
+    forget("experiments", chosen)
     settings: Sequence[Setting] = SETTINGS
     trials: dict[str, Trial] = TRIALS
     if chosen.short:

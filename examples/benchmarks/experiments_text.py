@@ -20,13 +20,13 @@ import sys
 from functools import partial
 
 from _common import report
-from _methods import baselines
+from _methods import baselines, control
 from _tables import Table, check, error_table, failures, run, table_arguments, to_record
 from noise import Sentences, draw
 from sklearn.base import BaseEstimator
 from text import ENCODER, SHORT, Text, Tuning, missing
 
-from sk_otreweight import BASELINES, OTReweightedClassifier, SemiRelaxedWeights
+from sk_otreweight import OTReweightedClassifier, SemiRelaxedWeights
 
 NAME = "experiments_text"
 SETTINGS = (
@@ -44,9 +44,7 @@ def trials(few: bool, setting: str) -> dict[str, BaseEstimator]:
     sharp = partial(drawn, reg=0.025)
     found: dict[str, BaseEstimator] = {
         **baselines(("ce", "meta_head")),
-        "logit_adjustment + meta rows": BASELINES["logit_adjustment"](
-            train_on_meta=True
-        ),
+        **control(),
         "adjusted": adjusted(),
         "robust": OTReweightedClassifier.from_recipe("robust"),
         "robust, reg 0.025": OTReweightedClassifier.from_recipe("robust", reg=0.025),

@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 from _averaging import AveragedParameters
 from _common import Line, markdown_table, report
-from _methods import baselines, ours, pretrained
+from _methods import baselines, control, ours, pretrained
 from _tables import (
     Draw,
     Errors,
@@ -51,6 +51,7 @@ from _tables import (
     check,
     error_table,
     failures,
+    forget,
     kept,
     run,
     summary,
@@ -217,10 +218,9 @@ def methods(
 ) -> dict[str, BaseEstimator]:
     """Return the controls, dropping flagged rows, and ours."""
     first, second = source.epochs
-    with_meta = BASELINES["logit_adjustment"](train_on_meta=True)
     found = {
         **baselines((*RIVALS, "ce_meta", "meta_head", "logit_adjustment_posthoc")),
-        "logit_adjustment + meta rows": with_meta,
+        **control(),
         **ours(),
     }
     if isinstance(source, Sentences):
@@ -344,6 +344,7 @@ def sources_of(chosen: argparse.Namespace) -> dict[str, Images | Sentences]:
 def main() -> int:
     """Fit, or read what was fitted before, and report."""
     chosen = table_arguments(__doc__.splitlines()[0], seeds=3)
+    forget("noise_rankings", chosen)
     sources, tables, wrong = sources_of(chosen), [], {}
     for name, source in sources.items():
         kind = "images" if isinstance(source, Images) else "text"

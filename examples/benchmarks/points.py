@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from _averaging import AveragedParameters
 from _common import report
-from _methods import CONTROLS, baselines, ours
+from _methods import CONTROLS, baselines, control, ours
 from _tables import (
     KEPT,
     Draw,
@@ -255,7 +255,7 @@ def main() -> int:
         return points.methods(
             baselines(CONTROLS) | {"ot": ours()["ot"]}
             if chosen.short
-            else baselines((*CONTROLS, *MORE)) | ours()
+            else baselines((*CONTROLS, *MORE)) | control() | ours()
         )
 
     table = Table(

@@ -37,7 +37,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from _common import Line, report
-from _methods import CONTROLS, baselines, ours
+from _methods import CONTROLS, baselines, control, ours
 from _tables import (
     Draw,
     Fit,
@@ -115,7 +115,7 @@ def other_classifiers() -> dict[str, BaseEstimator]:
 
 def all_methods(setting: str) -> dict[str, BaseEstimator]:
     """Return the methods of the full form."""
-    return baselines() | ours() | other_classifiers()
+    return baselines() | control() | ours() | other_classifiers()
 
 
 def few_methods(setting: str) -> dict[str, BaseEstimator]:

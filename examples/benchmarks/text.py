@@ -51,7 +51,7 @@ import numpy as np
 import torch
 from _averaging import AveragedParameters
 from _common import report
-from _methods import CONTROLS, baselines, ours, pretrained
+from _methods import CONTROLS, baselines, control, ours, pretrained
 from _tables import (
     KEPT,
     Draw,
@@ -307,7 +307,7 @@ class Text:
 
 def all_methods(setting: str) -> dict[str, BaseEstimator]:
     """Return the methods of the full form."""
-    return baselines() | ours() | pretrained() | attention()
+    return baselines() | control() | ours() | pretrained() | attention()
 
 
 def few_methods(setting: str) -> dict[str, BaseEstimator]:

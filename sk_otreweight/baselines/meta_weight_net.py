@@ -28,10 +28,12 @@ class MetaWeightNetClassifier(MetaClassifier):
         See :class:`BaselineClassifier`.
     finetune, per_class, meta_batch_size
         See :class:`MetaClassifier`.
-    weight_lr : float, default=1e-5
-        Step size of the weight net, of the authors' code for imbalance; that for
-        wrong labels takes Adam with 1e-3.
-    weight_optimizer : Optimizer class, default=torch.optim.SGD
+    weight_lr : float, default=1e-3
+        Step size of the weight net.
+    weight_optimizer : Optimizer class, default=torch.optim.Adam
+        As in the authors' code for wrong labels. That for imbalance takes SGD with
+        1e-5, which suits a net that learns with 0.1: the gradient of the weight net
+        is in proportion to that rate, and with one of 1e-3 it would stay where it is.
     hidden : int, default=100
         Hidden units of the weight net.
     normalize : bool, default=True
@@ -56,8 +58,8 @@ class MetaWeightNetClassifier(MetaClassifier):
     short_name = "meta_weight_net"
     paper = "Shu et al., NeurIPS 2019"
 
-    weight_lr: float = 1e-5
-    weight_optimizer: Any = torch.optim.SGD
+    weight_lr: float = 1e-3
+    weight_optimizer: Any = torch.optim.Adam
     hidden: int = 100
     normalize: bool = True
 
