@@ -280,47 +280,89 @@ def features(net: nn.Module, X: Tensor) -> Tensor:
     return torch.cat([net.body(block) for block in X.split(2_000)])
 
 
-@torch.no_grad()
-def row_weights(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
-    """Return the weights that a trial gives the rows, of mean 1."""
-    labels = rows.y
-    if trial.weights == "effective":
-        weights = effective_number_weights(labels.bincount(minlength=N_CLASSES))
-        return weights.float()[labels]
-    z = features(net, rows.X)
-    z_meta = features(net, rows.X_meta)
-    classes = torch.arange(N_CLASSES)
-    points = torch.stack([z_meta[rows.y_meta == k].mean(0) for k in classes])
-    if trial.weights == "prediction":
-        own = net.head(z).log_softmax(1).gather(1, labels[:, None])[:, 0]
-        return within_classes((own / trial.reg).exp(), labels)
-    if trial.weights == "trust":
-        return within_classes(trust(trial, z, z_meta, rows)[0], labels)
-    if trial.weights == "drop":
-        return (trust(trial, z, z_meta, rows)[0] >= 0.5).float()
-    if trial.weights == "share":
-        C = FeatureCost()(z, labels, points, classes)
-        a = torch.full((len(labels),), 1 / len(labels))
-        b = labels.bincount(minlength=N_CLASSES) / len(labels)
-        plan = sinkhorn(C, a, b, trial.reg).plan
-        shares = plan.gather(1, labels[:, None])[:, 0] / plan.sum(1)
-        return within_classes(shares, labels)
+def located(net: nn.Module, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the features of training and meta rows, and the prototypes."""
+    z, z_meta = features(net, rows.X), features(net, rows.X_meta)
+    points = [z_meta[rows.y_meta == k].mean(0) for k in range(N_CLASSES)]
+    return z, z_meta, torch.stack(points)
+
+
+def closed_form(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
+    """Return the transport weights as they are."""
+    z, _, points = located(net, rows)
     cost = FeatureCost() if trial.cost == "feature" else CombinedCost()
-    C = cost(z, labels, points, classes)
-    weights = semirelaxed_weights(C, torch.full((N_CLASSES,), 0.1), trial.reg)
-    if trial.weights == "between":
-        return weights / weights.mean()
-    weights = within_classes(weights, labels)
-    if trial.weights == "hard":
-        return within_classes(1 / weights.clamp(min=0.2), labels)
-    return weights
+    C = cost(z, rows.y, points, torch.arange(N_CLASSES))
+    return semirelaxed_weights(C, torch.full((N_CLASSES,), 0.1), trial.reg)
 
 
-def trust(trial: Trial, z: Tensor, z_meta: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+def between(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
+    """Return transport weights, which balance the classes."""
+    weights = closed_form(trial, net, rows)
+    return weights / weights.mean()
+
+
+def within(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
+    """Return transport weights of mean 1 in each class."""
+    return within_classes(closed_form(trial, net, rows), rows.y)
+
+
+def hard(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
+    """Return large weights for what transport gives small ones."""
+    return within_classes(1 / within(trial, net, rows).clamp(min=0.2), rows.y)
+
+
+def effective(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
+    """Return the class weights of LDAM-DRW."""
+    weights = effective_number_weights(rows.y.bincount(minlength=N_CLASSES))
+    return weights.float()[rows.y]
+
+
+def by_prediction(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
+    """Return weights by the probability of the label."""
+    z, labels = features(net, rows.X), rows.y
+    own = net.head(z).log_softmax(1).gather(1, labels[:, None])[:, 0]
+    return within_classes((own / trial.reg).exp(), labels)
+
+
+def by_share(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
+    """Return weights by the mass from the own prototype in a balanced plan."""
+    (z, _, points), labels = located(net, rows), rows.y
+    C = FeatureCost()(z, labels, points, torch.arange(N_CLASSES))
+    a = torch.full((len(labels),), 1 / len(labels))
+    b = labels.bincount(minlength=N_CLASSES) / len(labels)
+    plan = sinkhorn(C, a, b, trial.reg).plan
+    shares = plan.gather(1, labels[:, None])[:, 0] / plan.sum(1)
+    return within_classes(shares, labels)
+
+
+def by_trust(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
+    """Return weights by the share of a row's mass that is from its own class."""
+    return within_classes(trust(trial, net, rows)[0], rows.y)
+
+
+def trusted(trial: Trial, net: nn.Module, rows: Rows) -> Tensor:
+    """Return 0 for rows most of whose mass is from other classes, 1 for the rest."""
+    return (trust(trial, net, rows)[0] >= 0.5).float()
+
+
+WEIGHTS: dict[str | None, Callable[[Trial, nn.Module, Rows], Tensor]] = {
+    "between": between,
+    "within": within,
+    "hard": hard,
+    "effective": effective,
+    "prediction": by_prediction,
+    "share": by_share,
+    "trust": by_trust,
+    "drop": trusted,
+}
+
+
+def trust(trial: Trial, net: nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
     """Return the share of each row's mass that is its own class's, and whose is most.
 
     The meta rows among them are trusted.
     """
+    z, z_meta, _ = located(net, rows)
     found = suspicious_rows(z, rows.y, meta=(z_meta, rows.y_meta), reg=trial.reg)
     order = torch.from_numpy(found.index)
     shares, nearest = torch.empty(len(z)), rows.y.clone()
@@ -416,16 +458,15 @@ def trained(
     net = run.result()
     if trial.restart:
         if trial.weights == "relabel":
-            with torch.no_grad():
-                z, z_meta = features(net, rows.X), features(net, rows.X_meta)
-            shares, nearest = trust(trial, z, z_meta, rows)
+            shares, nearest = trust(trial, net, rows)
             rows = rows._replace(y=torch.where(shares < 0.5, nearest, rows.y))
         run = Training(trial, rows, seed)
     run.optimizer.param_groups[0]["lr"] = trial.late_lr
     for epoch in range(setting.second):
         is_due = epoch == 0 or trial.refresh
-        if trial.weights not in (None, "relabel") and is_due:
-            run.weights = row_weights(trial, net, rows)
+        if trial.weights in WEIGHTS and is_due:
+            with torch.no_grad():
+                run.weights = WEIGHTS[trial.weights](trial, net, rows)
             # Class weights know nothing of single rows.
             if rows.is_wrong.any() and trial.weights != "effective":
                 found.append(roc_auc_score(rows.is_wrong, -run.weights.numpy()))
