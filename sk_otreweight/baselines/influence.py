@@ -36,8 +36,9 @@ class InfluenceBalancedClassifier(BaselineClassifier):
         Scale of the loss; the released code takes 1000.
     start : float, default=0.5
         Part of the epochs after which the loss is used.
-    detach : bool, default=False
-        Take the influence as a constant; the released code does not.
+    detach : bool, default=True
+        Take the influence as a constant; the released code does not, and diverges on
+        nets without batch normalisation.
 
     Examples
     --------
@@ -56,7 +57,7 @@ class InfluenceBalancedClassifier(BaselineClassifier):
 
     alpha: float | str = "auto"
     start: float = 0.5
-    detach: bool = False
+    detach: bool = True
 
     def _check_parameters(self) -> None:
         if self.alpha != "auto":

@@ -39,10 +39,11 @@ class InfluenceBalancedLoss(ClassificationLoss):
         of the rows seen in training so far, which keeps the level of cross-entropy.
     gamma : float, default=0.0
         Exponent of the focal loss, for IB + focal (there 1).
-    detach : bool, default=False
+    detach : bool, default=True
         Take the influence as a constant, as "weight" suggests. The released code
-        differentiates it as well, so that rows that are classified well have
-        next to no gradient.
+        differentiates it as well: then larger features make a smaller loss, and
+        without batch normalisation nothing keeps them from growing until the
+        training diverges.
     epsilon : float, default=1e-3
         Added to the influence.
     reduction : {"mean", "weighted_mean", "sum", "none"}, default="mean"
@@ -70,7 +71,7 @@ class InfluenceBalancedLoss(ClassificationLoss):
         weight: Sequence[float] | Tensor | None = None,
         alpha: float | str = "auto",
         gamma: float = 0.0,
-        detach: bool = False,
+        detach: bool = True,
         epsilon: float = 1e-3,
         reduction: str = "mean",
     ):
