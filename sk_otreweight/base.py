@@ -39,9 +39,9 @@ from sk_otreweight.features import Head
 from sk_otreweight.fingerprint import data_digest
 from sk_otreweight.inputs import (
     LabelledDataset,
-    batch_of,
     cast,
     dataset_labels,
+    in_memory,
     n_features,
     row_shapes,
     take,
@@ -529,7 +529,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         if self.needs_meta:
             warn_missing_meta_classes(labels, self.classes_)
         if isinstance(X, Dataset):
-            X = batch_of(self.net_, X, slice(None))
+            X = in_memory(self.net_, X)
         return MetaData(cast(self.net_, X, name="X_meta"), labels)
 
     def _set_weights(

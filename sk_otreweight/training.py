@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from sk_otreweight.loaders import (
     RowBatch,
     UnnumberedLoader,
     innermost,
+    loaded_batches,
     plan_epoch,
     row_numbers,
     training_batches,
@@ -200,14 +202,17 @@ class TrainingRun:
         if not self.knows_rows:
             cached = None
         weighted = _WeightedStep(self.net, step, head, cached is not None, freeze)
-        train = self.train if cached is None else self._cached_dataset(cached)
-        loader = self._batches(train)
+        train, load = self.train, self._batches
+        if cached is not None:
+            train = self._cached_dataset(cached)
+            load = partial(loaded_batches, self.net)
+        loader = load(train)
         labels = self._train_labels() if step.draws_rows else None
 
         def batches() -> Any:
             if labels is None:
                 return loader
-            return self._batches(Subset(train, step.draw_rows(labels).numpy()))
+            return load(Subset(train, step.draw_rows(labels).numpy()))
 
         with ExitStack() as stack:
             if freeze:
@@ -242,10 +247,8 @@ class TrainingRun:
 
     def _cached_dataset(self, features: Tensor) -> Any:
         """Return the training rows with features in the place of inputs."""
-        dataset = Dataset(features, self.y)
-        if isinstance(self.train, Subset):
-            return Subset(dataset, self.train.indices)
-        return dataset
+        dataset, rows = Dataset(features, self.y), row_numbers(self.train)
+        return dataset if rows is None else Subset(dataset, rows.numpy())
 
     def _run(
         self,

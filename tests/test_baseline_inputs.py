@@ -107,6 +107,46 @@ def test_meta_rows_of_another_form(data):
         clf.fit(Items(X, y), None, meta=(X[meta], y[meta]))
 
 
+# Collate functions of one's own
+
+
+def scale_down(items):
+    """Divide by a power of two, which is exact: twice would not go unnoticed."""
+    rows, labels = zip(*items, strict=True)
+    return torch.tensor(np.stack(rows)) / 16, torch.tensor(labels)
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("l2rw", {}),
+        ("l2rw", {"finetune": "head"}),
+        ("meta_head", {}),
+        ("metasaug", {"finetune": "head"}),
+        ("bbn", {}),
+        ("oltr", {}),
+        ("disalign", {}),
+        ("ot_posthoc", {}),
+    ],
+)
+def test_a_collate_of_ones_own_is_applied_once(name, params, is_given, data):
+    X, y, meta = data
+    given = {"meta": Items(16 * X[meta], y[meta])} if is_given else {}
+    names = ("iterator_train__collate_fn", "iterator_valid__collate_fn")
+    # Of one's own, so that neither fit knows the rows of its batches beforehand.
+    loader = {"iterator_train__shuffle": False, "iterator_train__num_workers": 0}
+    net = small_net(max_epochs=2, **loader)
+    plain = BASELINES[name](net, random_state=0, **params)
+    plain.fit(X, y, meta=(X[meta], y[meta]) if is_given else None)
+    net = net.set_params(**dict.fromkeys(names, scale_down))
+    clf = BASELINES[name](net, random_state=0, **params)
+    clf.fit(Items(16 * X, y), None, **given)
+    np.testing.assert_allclose(
+        clf.predict_proba(Items(16 * X, y)), plain.predict_proba(X), atol=1e-6
+    )
+
+
 # Nets that return other things than a score per class
 
 
