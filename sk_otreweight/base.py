@@ -46,6 +46,7 @@ from sk_otreweight.inputs import (
     row_shapes,
     take,
 )
+from sk_otreweight.nets import is_bare
 from sk_otreweight.persistence import FitCheckpoint, SaveMixin
 from sk_otreweight.prediction import predict_proba
 from sk_otreweight.prepare import find_net_head, prepare_net, probe, replays
@@ -220,7 +221,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             if checkpoint is not None:
                 file = FitCheckpoint.of(self, rows, checkpoint, resume=resume)
                 seed = file.seed(seed)
-            with seeded(seed, device_of(self.net) or "cpu"):
+            with seeded(seed, self._device()):
                 is_trained = self._prepare(rows.X)
                 self._train(rows, seed, stage_one=not is_trained, checkpoint=file)
         return self
@@ -278,14 +279,14 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             if first:
                 self.classes_ = np.unique(np.asarray(classes))
                 check_two_classes(self.classes_)
-            seed = self._agreed_seed(rows.y)
-            with seeded(seed, device_of(self.net) or "cpu"):
+            # Another order of the rows, other noise and another draw in every chunk.
+            n_seen = 0 if first else int(self.class_counts_.sum())
+            seed = self._agreed_seed(rows.y) + n_seen
+            with seeded(seed, self._device()):
                 if first:
                     self._extractor_is_trained = self._prepare(rows.X)
                     self._n_fit_epochs = len(self.net_.history)
-                # Another order of the rows, and another draw, in every chunk.
-                n_seen = int(self.class_counts_.sum())
-                self._train(rows, seed + n_seen, is_stream=True)
+                self._train(rows, seed, is_stream=True)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -385,6 +386,11 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             labels = int(data_digest(y)[:15], 16)
             processes.check_alike(n_rows=len(y), labels=labels)
         return processes.first(draw_seed(self.random_state))
+
+    def _device(self) -> Any:
+        """Return the device that the net, which may not be built yet, is trained on."""
+        # A skorch net says so; a module may have a device too, and is trained on a CPU.
+        return "cpu" if is_bare(self.net) else device_of(self.net) or "cpu"
 
     def _begin_chunk(self) -> None:
         """Make ready for another chunk of a stream."""

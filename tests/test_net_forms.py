@@ -96,6 +96,23 @@ def test_module_instance_starts_pretrained_and_is_not_changed(few):
     np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-6)
 
 
+class KnowsDevice(SmallMLP):
+    """Tells its device, as modules of Lightning and Hugging Face do."""
+
+    @property
+    def device(self):
+        return torch.device("meta")  # not where it is trained
+
+
+@pytest.mark.parametrize("net", [KnowsDevice, KnowsDevice(64, 4)], ids=["class", "own"])
+def test_a_module_that_tells_its_device(net, few):
+    X, y, meta = few
+    clf = quick(net, max_epochs=1).fit(X, y, meta=meta)
+    clf.partial_fit(X, y)
+    assert clf.net_.device == "cpu"
+    quick(FrozenEstimator(KnowsDevice(64, 4)), max_epochs=1).fit(X, y, meta=meta)
+
+
 @pytest.mark.parametrize("form", ["uninitialised", "initialised", "over_instance"])
 def test_skorch_net_is_not_changed(form, few):
     X, y, meta = few
