@@ -458,7 +458,9 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         ):
             if stage_one:
                 run.stage_one(epochs[0], self._stage_one_step())
-            data = self._stage_two_data(X, labels, targets, is_stream, epochs[1], seed)
+            data = self._stage_two_data(
+                X, labels, targets, is_stream, epochs[1], seed, run.train_rows
+            )
             step = self._make_step(data)
             run.stage_two(
                 epochs[1],
@@ -505,6 +507,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         is_stream: bool,
         epochs: int,
         seed: int,
+        train_rows: Tensor | None = None,
     ) -> Stage2Data:
         net, head = self.net_, self._head
         freeze = self.finetune == "head" and self._extractor_is_trained
@@ -516,6 +519,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             head=head,
             X=X,
             labels=torch.from_numpy(labels).to(device_of(net)),
+            train_rows=torch.arange(len(labels)) if train_rows is None else train_rows,
             target_dtype=torch.from_numpy(targets[:0]).dtype,
             class_counts=torch.from_numpy(self.class_counts_),
             meta=self._meta,

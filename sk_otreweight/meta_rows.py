@@ -24,15 +24,16 @@ def meta_rows(
     ----------
     data : Stage2Data
     per_class : int
-        Rows of each class that are drawn if no meta rows were given (appendix E).
+        Rows of each class that are drawn if no meta rows were given (appendix E), of
+        those that are trained on.
     generator : torch.Generator
         On the CPU.
     """
     if data.meta is not None:
         X, labels = data.meta.X, torch.from_numpy(data.meta.y)
     else:
-        all_labels = data.labels.cpu()
-        rows = draw_rows(all_labels, per_class, generator)
+        all_labels, rows = data.labels.cpu(), data.train_rows
+        rows = rows[draw_rows(all_labels[rows], per_class, generator)]
         X, labels = take(data.X, rows.numpy()), all_labels[rows]
     return X, labels.to(device_of(data.net))
 

@@ -220,6 +220,12 @@ class TrainingRun:
                 stack.enter_context(self.processes.averaged_gradients(module))
             self._run(2, epochs, step, batches, weighted)
 
+    @property
+    def train_rows(self) -> Tensor:
+        """The rows (n_train,) that the net's split leaves; all, if it made others."""
+        rows = row_numbers(self.train) if self.knows_rows else None
+        return torch.arange(len(self.y)) if rows is None else rows
+
     def _restart_early_stopping(self) -> None:
         """Let early stopping load its best parameters, and watch stage 2 afresh."""
         for _, callback in self.net.callbacks_:
@@ -240,9 +246,7 @@ class TrainingRun:
         """Return the labels of the rows that are trained on, without a split's rest."""
         if not self.knows_rows:
             return torch.from_numpy(dataset_labels(self.train, name="the training set"))
-        rows = row_numbers(self.train)
-        labels = torch.from_numpy(self.y).long()
-        return labels if rows is None else labels[rows]
+        return torch.from_numpy(self.y).long()[self.train_rows]
 
     def _cached_dataset(self, features: Tensor) -> Any:
         """Return the training rows with features in the place of inputs."""

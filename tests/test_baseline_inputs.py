@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from nets_for_tests import OneLogitMLP, SoftmaxMLP, small_net
+from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch.dataset import ValidSplit
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -196,6 +198,34 @@ def test_nets_that_return_probabilities(name, data):
     net = small_net(SoftmaxMLP, criterion=nn.NLLLoss, max_epochs=20)
     clf = BASELINES[name](net, random_state=0).fit(X, y, meta=(X[meta], y[meta]))
     assert clf.score(X, y) > 0.7
+
+
+# Rows that the net holds out
+
+
+@pytest.mark.parametrize(
+    "clf",
+    [
+        BASELINES["bbn"](),
+        BASELINES["oltr"](),
+        BASELINES["oltr"](finetune="all"),
+        BASELINES["meta_head"](),
+        BASELINES["l2rw"](),
+        BASELINES["l2rw"](finetune="head"),
+        OTReweightedClassifier(cost="label", meta_loss_weight=10.0),
+    ],
+    ids=str,
+)
+def test_rows_that_are_held_out_are_not_trained_on(clf, data):
+    X, y, _ = data
+    net = small_net(max_epochs=2, train_split=ValidSplit(3, stratified=True))
+    _, valid = net.get_split_datasets(X, y)
+    other = X.copy()
+    other[valid.indices] *= -2
+    clf.set_params(net=net, max_epochs=2, random_state=0)
+    states = [clone(clf).fit(x, y).net_.module_.state_dict() for x in (X, other)]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
 
 
 # Schedules and variants
