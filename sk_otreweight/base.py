@@ -39,13 +39,14 @@ from sk_otreweight.features import Head
 from sk_otreweight.fingerprint import data_digest
 from sk_otreweight.inputs import (
     LabelledDataset,
-    batch_of,
     cast,
     dataset_labels,
+    in_memory,
     n_features,
     row_shapes,
     take,
 )
+from sk_otreweight.nets import is_bare
 from sk_otreweight.persistence import FitCheckpoint, SaveMixin
 from sk_otreweight.prediction import predict_proba
 from sk_otreweight.prepare import find_net_head, prepare_net, probe, replays
@@ -220,7 +221,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             if checkpoint is not None:
                 file = FitCheckpoint.of(self, rows, checkpoint, resume=resume)
                 seed = file.seed(seed)
-            with seeded(seed, device_of(self.net) or "cpu"):
+            with seeded(seed, self._device()):
                 is_trained = self._prepare(rows.X)
                 self._train(rows, seed, stage_one=not is_trained, checkpoint=file)
         return self
@@ -278,14 +279,14 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             if first:
                 self.classes_ = np.unique(np.asarray(classes))
                 check_two_classes(self.classes_)
-            seed = self._agreed_seed(rows.y)
-            with seeded(seed, device_of(self.net) or "cpu"):
+            # Another order of the rows, other noise and another draw in every chunk.
+            n_seen = 0 if first else int(self.class_counts_.sum())
+            seed = self._agreed_seed(rows.y) + n_seen
+            with seeded(seed, self._device()):
                 if first:
                     self._extractor_is_trained = self._prepare(rows.X)
                     self._n_fit_epochs = len(self.net_.history)
-                # Another order of the rows, and another draw, in every chunk.
-                n_seen = int(self.class_counts_.sum())
-                self._train(rows, seed + n_seen, is_stream=True)
+                self._train(rows, seed, is_stream=True)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -386,6 +387,11 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             processes.check_alike(n_rows=len(y), labels=labels)
         return processes.first(draw_seed(self.random_state))
 
+    def _device(self) -> Any:
+        """Return the device that the net, which may not be built yet, is trained on."""
+        # A skorch net says so; a module may have a device too, and is trained on a CPU.
+        return "cpu" if is_bare(self.net) else device_of(self.net) or "cpu"
+
     def _begin_chunk(self) -> None:
         """Make ready for another chunk of a stream."""
         # An endless stream must not fill the memory with the batches of its history.
@@ -452,7 +458,9 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         ):
             if stage_one:
                 run.stage_one(epochs[0], self._stage_one_step())
-            data = self._stage_two_data(X, labels, targets, is_stream, epochs[1], seed)
+            data = self._stage_two_data(
+                X, labels, targets, is_stream, epochs[1], seed, run.train_rows
+            )
             step = self._make_step(data)
             run.stage_two(
                 epochs[1],
@@ -499,6 +507,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         is_stream: bool,
         epochs: int,
         seed: int,
+        train_rows: Tensor | None = None,
     ) -> Stage2Data:
         net, head = self.net_, self._head
         freeze = self.finetune == "head" and self._extractor_is_trained
@@ -510,6 +519,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             head=head,
             X=X,
             labels=torch.from_numpy(labels).to(device_of(net)),
+            train_rows=torch.arange(len(labels)) if train_rows is None else train_rows,
             target_dtype=torch.from_numpy(targets[:0]).dtype,
             class_counts=torch.from_numpy(self.class_counts_),
             meta=self._meta,
@@ -529,7 +539,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         if self.needs_meta:
             warn_missing_meta_classes(labels, self.classes_)
         if isinstance(X, Dataset):
-            X = batch_of(self.net_, X, slice(None))
+            X = in_memory(self.net_, X)
         return MetaData(cast(self.net_, X, name="X_meta"), labels)
 
     def _set_weights(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,11 +13,12 @@ from skorch.utils import to_tensor
 from torch import Tensor
 
 from sk_otreweight.features import Head
-from sk_otreweight.inputs import batch_of, n_bytes, n_rows, padded, take
+from sk_otreweight.inputs import n_bytes, n_bytes_on, n_rows, padded, take
 from sk_otreweight.processes import Processes, device_of
 from sk_otreweight.wrappers import eager, original
 
-# Features are kept if they need less than this, or an eighth of what the inputs need.
+# Features are kept if they need less than this, or an eighth of what the inputs take
+# beside them.
 _KEPT_BYTES = 2**26
 _KEPT_SHARE = 1 / 8
 _FEW = 2  # rows to look at; some modules do not take a single one
@@ -49,6 +52,9 @@ class BlockFeatures:
 def training_features(net: NeuralNet, head: Head, X: Any) -> Tensor | BlockFeatures:
     """Return the features of all rows, kept only if they are small beside the inputs.
 
+    Those on the same device, that is: inputs on the host, or still in their files, say
+    nothing about the memory of a GPU.
+
     Parameters
     ----------
     net : skorch.NeuralNet
@@ -56,9 +62,9 @@ def training_features(net: NeuralNet, head: Head, X: Any) -> Tensor | BlockFeatu
     head : Head
     X : inputs
     """
-    features = n_rows(X) * n_bytes(_first_features(net, head, X)) / _FEW
-    inputs = n_rows(X) * n_bytes(batch_of(net, X, slice(1)))
-    if features <= max(_KEPT_BYTES, _KEPT_SHARE * inputs):
+    first = _first_features(net, head, X)
+    features = n_rows(X) * n_bytes(first) / _FEW
+    if features <= max(_KEPT_BYTES, _KEPT_SHARE * n_bytes_on(first.device, X)):
         return extract_features(net, head, X)
     return BlockFeatures(net, head, X)
 
@@ -85,8 +91,7 @@ def extract_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
         On the net's device.
     """
     features, start, processes = None, 0, Processes.of(net)
-    with torch.no_grad(), eager(net):
-        net.module_.eval()
+    with _evaluated(net):
         for batch in net.get_iterator(net.get_dataset(X), training=False):
             block = batch_features(net, head, unpack_data(batch)[0])
             block = processes.gather(block)[: n_rows(X) - start]  # rows filled up
@@ -95,6 +100,34 @@ def extract_features(net: NeuralNet, head: Head, X: Any) -> Tensor:
             features[start : start + len(block)] = block
             start += len(block)
     return features
+
+
+def collated_features(net: NeuralNet, head: Head, batch: Any) -> Tensor:
+    """Return the features (n, d) of a batch, a part at a time, in evaluation mode.
+
+    Past the net's loaders, which the batch came from, as to collate it twice is wrong.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised; left in evaluation mode.
+    head : Head
+    batch : inputs, as a loader gives them
+    """
+    n = n_rows(batch)
+    size = net.get_params_for("iterator_valid").get("batch_size") or net.batch_size
+    size = n if size == -1 else size
+    slices = [slice(start, start + size) for start in range(0, n, size)]
+    with _evaluated(net):
+        parts = [batch_features(net, head, take(batch, part)) for part in slices]
+    return torch.cat(parts)
+
+
+@contextmanager
+def _evaluated(net: NeuralNet) -> Iterator[None]:
+    with torch.no_grad(), eager(net):
+        net.module_.eval()
+        yield
 
 
 def batch_features(net: NeuralNet, head: Head, X: Any) -> Tensor:

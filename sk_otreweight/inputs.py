@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,24 @@ class LabelledDataset(Dataset):
 
     def __getitem__(self, row: int) -> tuple[Any, Any]:
         return self.dataset[row][0], self.labels[row]
+
+
+class InputsDataset(Dataset):
+    """Inputs that were read from a data set, with a stand-in for their labels.
+
+    Parameters
+    ----------
+    inputs : list
+    """
+
+    def __init__(self, inputs: list[Any]):
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return self.inputs[row], 0
 
 
 def dataset_inputs(dataset: Dataset, *, name: str) -> Any:
@@ -111,12 +129,36 @@ def take(X: Any, rows: Any) -> Any:
 
 def batch_of(net: NeuralNet, X: Any, rows: Sequence[int] | slice | np.ndarray) -> Any:
     """Return some rows as one batch that the net takes; its arrays are copies."""
-    if not isinstance(X, Dataset):
-        return cast(net, copied(X, rows), name="X")
-    part = take(X, rows)
-    collate = net.get_params_for("iterator_valid").get("collate_fn", default_collate)
+    collate = _own_collate(net)
+    if isinstance(X, Dataset):
+        part = take(X, rows)
+    else:
+        part = cast(net, copied(X, rows), name="X")
+        if collate is None:
+            return part
+    items = inputs_of(net.get_dataset(part))
     # The labels play no part here, and may be missing.
-    return collate([(part[row][0], 0) for row in range(len(part))])[0]
+    return (collate or default_collate)([(item, 0) for item in items])[0]
+
+
+def in_memory(net: NeuralNet, X: Dataset) -> Any:
+    """Return the inputs of a data set, each of which is read once.
+
+    As arrays, or one by one if the user has a function that collates them.
+    """
+    if _own_collate(net) is None:
+        return batch_of(net, X, slice(None))
+    return InputsDataset(inputs_of(X))
+
+
+def inputs_of(dataset: Dataset) -> list[Any]:
+    """Return the inputs of all items of a data set."""
+    return [dataset[row][0] for row in range(len(dataset))]
+
+
+def _own_collate(net: NeuralNet) -> Callable[[list[Any]], Any] | None:
+    """Return the user's function that makes a batch of items, if there is one."""
+    return net.get_params_for("iterator_valid").get("collate_fn")
 
 
 def copied(X: Any, rows: Sequence[int] | slice | np.ndarray) -> Any:
@@ -192,6 +234,16 @@ def n_bytes(X: Any) -> int:
     if isinstance(X, Mapping):
         X = list(X.values())
     return sum(map(n_bytes, X)) if isinstance(X, (list, tuple)) else X.nbytes
+
+
+def n_bytes_on(device: torch.device, X: Any) -> int:
+    """Return the memory of a device that inputs take: none for those of a data set."""
+    if isinstance(X, Dataset):
+        return 0
+    if isinstance(X, Mapping):
+        return sum(n_bytes_on(device, x) for x in X.values())
+    own = X.device if isinstance(X, Tensor) else torch.device("cpu")
+    return X.nbytes if own == device else 0
 
 
 def n_features(X: Any) -> dict[str, int]:

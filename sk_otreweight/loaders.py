@@ -11,13 +11,26 @@ from skorch import NeuralNet
 from skorch import dataset as skorch_dataset
 from skorch.dataset import unpack_data
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+)
 
 from sk_otreweight.wrappers import replaced
 
 # Bytes of inputs that are sliced at a time: for batches of few small rows, the calls
 # take longer than the copies.
 _BLOCK_BYTES = 2**20
+# How a `DataLoader` gets its items; its other parameters say which, and in what order.
+_LOADING = {
+    *("collate_fn", "num_workers", "worker_init_fn", "multiprocessing_context"),
+    *("prefetch_factor", "persistent_workers", "in_order", "timeout"),
+    *("pin_memory", "pin_memory_device"),
+}
 
 
 class RowBatch(tuple):
@@ -58,7 +71,7 @@ class RowLoader:
         Leave out the last batch if it is smaller.
     merge_last : bool, default=False
         Let a last row that would make a batch of its own join the batch before it, for
-        modules that normalise over a batch.
+        modules that normalise over a batch. It is not left out then.
     """
 
     def __init__(
@@ -77,9 +90,14 @@ class RowLoader:
 
     def __len__(self) -> int:
         n = len(self.dataset)
-        if self.merge_last and n % self.batch_size == 1:
+        if self._merges:
             return max(1, n // self.batch_size)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    @property
+    def _merges(self) -> bool:
+        """Whether a last row joins the batch before it."""
+        return self.merge_last and len(self.dataset) % self.batch_size == 1
 
     def __iter__(self) -> Iterator[RowBatch]:
         return iter(self.epoch())
@@ -96,19 +114,34 @@ class RowLoader:
         X, y, rows = arrays
         if self.shuffle:
             rows = rows[torch.randperm(len(rows))]
+        return RowEpoch(X, y, self.cut(rows))
+
+    def cut(self, rows: Tensor) -> list[Tensor]:
+        """Return the batches of all rows (n,), given in their order."""
         n_batches = len(self)
-        last = len(rows) if self.merge_last else n_batches * self.batch_size
+        last = len(rows) if self._merges else n_batches * self.batch_size
         splits = [number * self.batch_size for number in range(1, n_batches)]
-        batches = rows[:last].tensor_split(splits) if n_batches else ()
-        return RowEpoch(X, y, list(batches))
+        return list(rows[:last].tensor_split(splits)) if n_batches else []
 
     def _data_loader(self) -> DataLoader:
         return DataLoader(
-            NumberedDataset(self.dataset),
-            batch_size=self.batch_size,
-            shuffle=self.shuffle,
-            drop_last=self.drop_last,
+            NumberedDataset(self.dataset), batch_sampler=_BatchSampler(self)
         )
+
+
+class _BatchSampler(Sampler):
+    """The batches of a `RowLoader`, for a `DataLoader`; drawn as it draws its own."""
+
+    def __init__(self, loader: RowLoader):
+        order = RandomSampler if loader.shuffle else SequentialSampler
+        self.loader, self.order = loader, order(loader.dataset)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self.loader.cut(torch.tensor(list(self.order))):
+            yield rows.tolist()
 
 
 class RowEpoch:
@@ -207,8 +240,32 @@ class _NumberedLoader:
     def __iter__(self) -> Iterator[RowBatch]:
         for batch, rows in self.loader:
             if self.base_rows is not None:
-                rows = self.base_rows[rows]
+                rows = self.base_rows[rows.cpu()]  # accelerate moves all of a batch
             yield RowBatch(*unpack_data(batch), rows)
+
+
+class _SlicingLoader:
+    """Slices of arrays, in the order of a `DataLoader` over the numbers of its rows.
+
+    Parameters
+    ----------
+    loader : DataLoader
+        Its batches are Tensors of positions in `rows`.
+    X, y : array, Tensor or mapping
+    rows : Tensor
+    """
+
+    def __init__(self, loader: DataLoader, X: Any, y: Any, rows: Tensor):
+        self.loader = loader
+        self.X, self.y, self.rows = X, y, rows
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        for positions in self.loader:
+            rows = self.rows[positions.cpu()]
+            yield RowBatch(_take(self.X, rows), _take(self.y, rows), rows)
 
 
 class UnnumberedLoader:
@@ -251,6 +308,38 @@ def training_batches(net: NeuralNet, dataset: Dataset) -> Any:
             loader = net.get_iterator(NumberedDataset(dataset), training=True)
         return _NumberedLoader(loader)
     return UnnumberedLoader(net.get_iterator(dataset, training=True))
+
+
+def loaded_batches(net: NeuralNet, dataset: Dataset) -> Any:
+    """Return an iterable over row batches of arrays that have been loaded before.
+
+    Of how the net is configured to load, only the order counts: what its collate
+    function does has been done, and workers cannot share what is on a GPU.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised.
+    dataset : Dataset
+        Of skorch, with arrays, or a subset of one.
+
+    Returns
+    -------
+    batches : iterable of RowBatch
+    """
+    iterator = net.iterator_train
+    if not (isinstance(iterator, type) and issubclass(iterator, DataLoader)):
+        return training_batches(net, dataset)
+
+    def position_loader(positions: Any, **params: Any) -> DataLoader:
+        kept = {name: x for name, x in params.items() if name not in _LOADING}
+        loader = iterator(positions, **kept)
+        loader.collate_fn = torch.tensor
+        return loader
+
+    with replaced(net, iterator_train=position_loader):
+        loader = net.get_iterator(range(len(dataset)), training=True)
+    return _SlicingLoader(loader, *_arrays(dataset))
 
 
 def use_row_loader(net: NeuralNet) -> None:

@@ -81,6 +81,11 @@ class MetaSet(BaseEstimator, ABC):
         """
         return self
 
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether `inputs` has a say: the meta rows are then loaded all at once."""
+        return type(self).inputs is not MetaSet.inputs
+
     def inputs(self, X: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the inputs that the feature extractor is to see, and their labels."""
         return X, labels
@@ -186,6 +191,12 @@ class PrototypeMetaSet(MetaSet):
     def complete(self) -> PrototypeMetaSet:
         """Return the meta set with all of the prototypes."""
         return clone(self).set_params(n_prototypes=None)
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether rows are averaged as inputs, or a subclass has inputs of its own."""
+        is_own = type(self).inputs is not PrototypeMetaSet.inputs
+        return is_own or self.space == "input"
 
     def inputs(self, X: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return class means of the inputs if rows are averaged there."""

@@ -35,6 +35,11 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         Device whose generator is used besides the CPU's.
     """
     device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    is_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if is_cuda else []):
+        # torch.manual_seed would seed all other devices too, which nobody restores.
+        torch.default_generator.manual_seed(seed)
+        if is_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

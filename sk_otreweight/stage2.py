@@ -30,6 +30,9 @@ class Stage2Data:
         Training inputs, in the dtype of the net.
     labels : Tensor of shape (n,)
         Encoded training labels, on the net's device.
+    train_rows : Tensor of shape (n_train,)
+        Numbers of the rows that are trained on, without those that the net's split
+        holds out; on the CPU.
     target_dtype : torch.dtype
         In which the net's loss takes labels.
     class_counts : Tensor of shape (K,)
@@ -49,6 +52,7 @@ class Stage2Data:
     head: Head | None
     X: Any
     labels: Tensor
+    train_rows: Tensor
     target_dtype: torch.dtype
     class_counts: Tensor
     meta: MetaData | None

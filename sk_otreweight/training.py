@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from sk_otreweight.loaders import (
     RowBatch,
     UnnumberedLoader,
     innermost,
+    loaded_batches,
     plan_epoch,
     row_numbers,
     training_batches,
@@ -150,16 +152,14 @@ class TrainingRun:
 
         batches, train_step = self._batches(self.train), own_step
         if step is not None:
-            train_step = _WeightedStep(self.net, step, None, False, False, stage=1)
-        self._run(
-            1,
-            epochs,
-            lambda: batches,
-            train_step,
-            lambda _: None,
-            lambda: self.columns,
-            step,
-        )
+            train_step = _WeightedStep(self.net, step, stage=1)
+        self._run(1, epochs, step, lambda: batches, train_step)
+        if self.interrupted:
+            return
+        # Now, as the features that stage 2 begins with are those of the parameters.
+        self._restart_early_stopping()
+        if self.checkpoint is not None:
+            self.checkpoint.leave(1, self.net)
 
     def stage_two(
         self,
@@ -190,7 +190,6 @@ class TrainingRun:
         begin : mapping, default=None
             State of the module to begin with; None goes on.
         """
-        self._restart_early_stopping()
         if begin is not None and epochs and not self.interrupted:
             self.net.module_.load_state_dict(begin)
             self.net.optimizer_.state.clear()  # in place: schedules hold the optimizer
@@ -199,25 +198,36 @@ class TrainingRun:
                 group["lr"] = lr
         if not self.knows_rows:
             cached = None
-        weighted = _WeightedStep(self.net, step, head, cached is not None, freeze)
-        train = self.train if cached is None else self._cached_dataset(cached)
-        loader = self._batches(train)
+        weighted = _WeightedStep(
+            self.net, step, head=head, is_cached=cached is not None, freeze=freeze
+        )
+        train, load = self.train, self._batches
+        if cached is not None:
+            train = self._cached_dataset(cached)
+            load = partial(loaded_batches, self.net)
+        loader = load(train)
         labels = self._train_labels() if step.draws_rows else None
 
         def batches() -> Any:
             if labels is None:
                 return loader
-            return self._batches(Subset(train, step.draw_rows(labels).numpy()))
+            return load(Subset(train, step.draw_rows(labels).numpy()))
 
         with ExitStack() as stack:
             if freeze:
                 stack.enter_context(_frozen(self.net, head, self.X))
                 module = self.net.module_
                 stack.enter_context(self.processes.averaged_gradients(module))
-            self._run(2, epochs, batches, weighted, step.begin_epoch, step.record, step)
+            self._run(2, epochs, step, batches, weighted)
+
+    @property
+    def train_rows(self) -> Tensor:
+        """The rows (n_train,) that the net's split leaves; all, if it made others."""
+        rows = row_numbers(self.train) if self.knows_rows else None
+        return torch.arange(len(self.y)) if rows is None else rows
 
     def _restart_early_stopping(self) -> None:
-        """Let early stopping watch stage 2 afresh, from stage 1's best parameters."""
+        """Let early stopping load its best parameters, and watch stage 2 afresh."""
         for _, callback in self.net.callbacks_:
             if isinstance(callback, EarlyStopping):
                 if callback.load_best and len(self.net.history):
@@ -236,32 +246,27 @@ class TrainingRun:
         """Return the labels of the rows that are trained on, without a split's rest."""
         if not self.knows_rows:
             return torch.from_numpy(dataset_labels(self.train, name="the training set"))
-        rows = row_numbers(self.train)
-        labels = torch.from_numpy(self.y).long()
-        return labels if rows is None else labels[rows]
+        return torch.from_numpy(self.y).long()[self.train_rows]
 
     def _cached_dataset(self, features: Tensor) -> Any:
         """Return the training rows with features in the place of inputs."""
-        dataset = Dataset(features, self.y)
-        if isinstance(self.train, Subset):
-            return Subset(dataset, self.train.indices)
-        return dataset
+        dataset, rows = Dataset(features, self.y), row_numbers(self.train)
+        return dataset if rows is None else Subset(dataset, rows.numpy())
 
     def _run(
         self,
         stage: int,
         epochs: int,
+        step: Stage2Step | None,
         batches: Callable[[], Any],
-        step: Callable[[Any], dict[str, Any]],
-        begin_epoch: Callable[[Any], None],
-        record: Callable[[], Mapping[str, float]],
-        part: Stage2Step | None,
+        train_step: Callable[[Any], dict[str, Any]],
     ) -> None:
+        """Run the epochs of a stage, each on the batches that are made for it."""
         if self.interrupted:
             return
         net, checkpoint, n_done = self.net, self.checkpoint, 0
         if checkpoint is not None:
-            n_done = checkpoint.enter(stage, epochs, net, part)
+            n_done = checkpoint.enter(stage, epochs, net, step)
         self.progress.begin_stage(stage, n_done)
         datasets = {"dataset_train": self.train, "dataset_valid": self.valid}
         validation = None
@@ -272,12 +277,17 @@ class TrainingRun:
             net.notify("on_epoch_begin", **datasets)
             net.history.record("stage", stage)
             planned, rows = plan_epoch(batches())
-            begin_epoch(rows)
+            if stage == 2:
+                step.begin_epoch(rows)
             net.run_single_epoch(
-                planned, training=True, prefix="train", step_fn=self._averaged(step)
+                planned,
+                training=True,
+                prefix="train",
+                step_fn=self._averaged(train_step),
             )
             check_finite_parameters(net.module_, stage=stage, epoch=len(net.history))
-            for name, value in record().items():
+            columns = step.record() if stage == 2 else self.columns
+            for name, value in columns.items():
                 net.history.record(name, value)
             net.run_single_epoch(
                 validation,
@@ -303,12 +313,10 @@ class TrainingRun:
                 self.progress.stop_stage()
             if checkpoint is not None:
                 checkpoint.save(
-                    net, stage=stage, n_epochs=number + 1, is_over=is_over, step=part
+                    net, stage=stage, n_epochs=number + 1, is_over=is_over, step=step
                 )
             if is_over:
                 break
-        if checkpoint is not None:
-            checkpoint.leave(stage, net)
 
     def _averaged(
         self, step: Callable[[Any], dict[str, Any]]
@@ -334,13 +342,14 @@ class _WeightedStep:
         self,
         net: NeuralNet,
         step: Stage2Step,
-        head: Head | None,
-        cached: bool,
-        freeze: bool,
+        *,
+        head: Head | None = None,
+        is_cached: bool = False,
+        freeze: bool = False,
         stage: int = 2,
     ) -> None:
         self.net, self.step, self.head = net, step, head
-        self.cached, self.freeze, self.stage = cached, freeze, stage
+        self.is_cached, self.freeze, self.stage = is_cached, freeze, stage
         self.are_several = Processes.of(net).are_several
 
     def __call__(self, batch: RowBatch) -> dict[str, Any]:
@@ -348,7 +357,7 @@ class _WeightedStep:
         own_loss, own_infer = net.get_loss, net.infer
 
         def infer(X: Any, **fit_params: Any) -> Any:
-            if self.cached:
+            if self.is_cached:
                 features = to_tensor(X, device=device_of(net))
                 return self.head.replay(original(net.module_), features)
             if self.freeze:
@@ -381,10 +390,11 @@ class _WeightedStep:
 
         with ExitStack() as stack:
             tap = None
-            is_tapped = self.step.needs_features and not self.cached
+            is_tapped = self.step.needs_features and not self.is_cached
             # What averages gradients does not know that some are frozen; it lets hooks
             # work, which compiled modules overlook.
-            if self.freeze if self.are_several else is_tapped:
+            runs_eagerly = self.freeze if self.are_several else is_tapped
+            if runs_eagerly:
                 stack.enter_context(eager(net))
             if is_tapped:
                 tap = stack.enter_context(self.head.tap(original(net.module_)))
@@ -403,7 +413,7 @@ class _WeightedStep:
     ) -> StepBatch:
         labels = to_tensor(y_true, device=device_of(self.net)).long()
         features = None
-        if self.cached:
+        if self.is_cached:
             features = to_tensor(X, device=device_of(self.net))
         elif self.step.needs_features and self.head.function is not None:
             features = batch_features(self.net, self.head, X)

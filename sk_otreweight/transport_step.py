@@ -212,6 +212,11 @@ class TransportStep(PlainStep):
         if not reweighter.needs_meta_features:
             reweighter.set_meta(labels)
             return
-        taken = meta_features(data, reweighter.meta_set_, X, labels)
-        self.meta_inputs, labels, features = taken
+        self.meta_inputs, labels, features = meta_features(
+            data,
+            reweighter.meta_set_,
+            X,
+            labels,
+            needs_inputs=self.virtual_step is not None,
+        )
         reweighter.set_meta(labels, features)

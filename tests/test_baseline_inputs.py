@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from nets_for_tests import OneLogitMLP, SoftmaxMLP, small_net
+from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch.dataset import ValidSplit
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -107,6 +109,46 @@ def test_meta_rows_of_another_form(data):
         clf.fit(Items(X, y), None, meta=(X[meta], y[meta]))
 
 
+# Collate functions of one's own
+
+
+def scale_down(items):
+    """Divide by a power of two, which is exact: twice would not go unnoticed."""
+    rows, labels = zip(*items, strict=True)
+    return torch.tensor(np.stack(rows)) / 16, torch.tensor(labels)
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("l2rw", {}),
+        ("l2rw", {"finetune": "head"}),
+        ("meta_head", {}),
+        ("metasaug", {"finetune": "head"}),
+        ("bbn", {}),
+        ("oltr", {}),
+        ("disalign", {}),
+        ("ot_posthoc", {}),
+    ],
+)
+def test_a_collate_of_ones_own_is_applied_once(name, params, is_given, data):
+    X, y, meta = data
+    given = {"meta": Items(16 * X[meta], y[meta])} if is_given else {}
+    names = ("iterator_train__collate_fn", "iterator_valid__collate_fn")
+    # Of one's own, so that neither fit knows the rows of its batches beforehand.
+    loader = {"iterator_train__shuffle": False, "iterator_train__num_workers": 0}
+    net = small_net(max_epochs=2, **loader)
+    plain = BASELINES[name](net, random_state=0, **params)
+    plain.fit(X, y, meta=(X[meta], y[meta]) if is_given else None)
+    net = net.set_params(**dict.fromkeys(names, scale_down))
+    clf = BASELINES[name](net, random_state=0, **params)
+    clf.fit(Items(16 * X, y), None, **given)
+    np.testing.assert_allclose(
+        clf.predict_proba(Items(16 * X, y)), plain.predict_proba(X), atol=1e-6
+    )
+
+
 # Nets that return other things than a score per class
 
 
@@ -156,6 +198,34 @@ def test_nets_that_return_probabilities(name, data):
     net = small_net(SoftmaxMLP, criterion=nn.NLLLoss, max_epochs=20)
     clf = BASELINES[name](net, random_state=0).fit(X, y, meta=(X[meta], y[meta]))
     assert clf.score(X, y) > 0.7
+
+
+# Rows that the net holds out
+
+
+@pytest.mark.parametrize(
+    "clf",
+    [
+        BASELINES["bbn"](),
+        BASELINES["oltr"](),
+        BASELINES["oltr"](finetune="all"),
+        BASELINES["meta_head"](),
+        BASELINES["l2rw"](),
+        BASELINES["l2rw"](finetune="head"),
+        OTReweightedClassifier(cost="label", meta_loss_weight=10.0),
+    ],
+    ids=str,
+)
+def test_rows_that_are_held_out_are_not_trained_on(clf, data):
+    X, y, _ = data
+    net = small_net(max_epochs=2, train_split=ValidSplit(3, stratified=True))
+    _, valid = net.get_split_datasets(X, y)
+    other = X.copy()
+    other[valid.indices] *= -2
+    clf.set_params(net=net, max_epochs=2, random_state=0)
+    states = [clone(clf).fit(x, y).net_.module_.state_dict() for x in (X, other)]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
 
 
 # Schedules and variants

@@ -320,10 +320,22 @@ def each_stage_has_its_best_parameters(few):
     assert_same_state(state(clf.net_.module_), snapshots.end_[4])
 
 
+def weights_are_those_of_the_best_parameters(few):
+    """Stage 1 of three epochs, of which the first is best, is as one of one epoch."""
+    stopping = EarlyStopping(monitor="score", lower_is_better=False, load_best=True)
+    callbacks = [Scripted([0.5, 0.4, 0.3, 0.9]), stopping]
+    in_order = {"iterator_train__shuffle": False}
+    for params in ({"finetune": "head"}, {"finetune": "all"}, {"restart": True}):
+        best = fit(few, callbacks, (3, 1), net=in_order, **params)
+        one = fit(few, None, (1, 1), net=in_order, **params)
+        np.testing.assert_array_equal(best.sample_weight_, one.sample_weight_)
+
+
 RESTART = [
     each_stage_stops,
     misses_are_counted_anew,
     each_stage_has_its_best_parameters,
+    weights_are_those_of_the_best_parameters,
 ]
 
 

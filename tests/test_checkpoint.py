@@ -16,6 +16,7 @@ from nets_for_tests import (
 from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.callbacks import (
+    Callback,
     EarlyStopping,
     EpochScoring,
     LRScheduler,
@@ -105,6 +106,21 @@ def test_what_belongs_to_the_net_goes_on_too(name, n_epochs, few, tmp_path):
 
     def make():
         return quick(net_with(*callbacks, **params), max_epochs=3, weights="vector")
+
+    assert_goes_on(make, few, tmp_path / "run", n_epochs=n_epochs)
+
+
+@pytest.mark.parametrize("n_epochs", [2, 3, 4])
+def test_the_best_parameters_of_stage_one_go_on(n_epochs, few, tmp_path):
+    """Also after a cut between the stages, or in the second one."""
+
+    class Worse(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.history.record("score", len(net.history))
+
+    def make():
+        stopping = EarlyStopping("score", patience=5, load_best=True)
+        return quick(net_with(Worse(), stopping), max_epochs=3, finetune="head")
 
     assert_goes_on(make, few, tmp_path / "run", n_epochs=n_epochs)
 

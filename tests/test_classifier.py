@@ -32,6 +32,7 @@ from sk_otreweight import (
     WeightVector,
     WholeMetaSet,
 )
+from sk_otreweight.randomness import seeded
 
 # Learning
 
@@ -212,6 +213,16 @@ def test_global_generators_stay_untouched(random_state, weights, few):
     numpy_after = np.random.get_state()  # noqa: NPY002
     np.testing.assert_array_equal(numpy_after[1], numpy_before[1])
     assert numpy_after[2] == numpy_before[2]
+
+
+def test_other_devices_are_not_seeded(monkeypatch):
+    """Their generators would not be restored."""
+    seeded_all = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded_all.append)
+    with seeded(3):
+        drawn = torch.rand(5)
+    assert not seeded_all
+    assert torch.equal(drawn, torch.rand(5, generator=torch.Generator().manual_seed(3)))
 
 
 def test_loaders_do_not_draw_from_the_global_generator(few):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from classifier_helpers import STRATEGIES, quick
-from nets_for_tests import DoubleMLP, SmallMLP, small_net
+from nets_for_tests import DoubleMLP, NormDropoutMLP, SmallMLP, small_net
 from oracles import assert_same
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
@@ -325,6 +325,25 @@ def test_fitted_classifiers_agree(weights, cost, draws_meta, net, encoded):
     np.testing.assert_allclose(
         device.predict_proba(X), host.predict_proba(X), atol=10 * atol
     )
+
+
+@pytest.mark.parametrize("device", ["cpu", DEVICE])
+def test_the_generator_of_the_device_stays_untouched(device, encoded):
+    X, y, meta = encoded
+    before = torch.cuda.get_rng_state()
+    quick(small_net(NormDropoutMLP, device=device)).fit(X, y, meta=meta)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("part", ["iterator_train", "iterator_valid"])
+@pytest.mark.parametrize("finetune", ["head", "all"])
+def test_workers_and_pinned_memory(finetune, part, encoded):
+    """Neither can be had for what is on the device already."""
+    X, y, meta = encoded
+    loading = {f"{part}__num_workers": 1, f"{part}__pin_memory": True}
+    net = small_net(device=DEVICE, max_epochs=1, **loading)
+    clf = quick(net, finetune=finetune, max_epochs=1).fit(X, y, meta=meta)
+    assert np.isfinite(clf.sample_weight_).all()
 
 
 def test_a_full_device_solves_in_smaller_parts():

@@ -115,6 +115,7 @@ TABLE = {
             "features",
             "fingerprint",
             "inputs",
+            "nets",
             "persistence",
             "prediction",
             "prepare",

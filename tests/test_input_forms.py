@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import polars as pl
 import pytest
@@ -18,7 +20,16 @@ from skorch.helper import SliceDataset, SliceDict, predefined_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from sk_otreweight import OTReweightedClassifier, PrototypeMetaSet, WeightNet
+from sk_otreweight import (
+    OTReweightedClassifier,
+    PrototypeMetaSet,
+    WeightNet,
+    WholeMetaSet,
+    load,
+)
+from sk_otreweight.extraction import extract_features, training_features
+from sk_otreweight.features import Head
+from sk_otreweight.inputs import n_bytes_on
 from sk_otreweight.training import TrainingRun
 
 
@@ -387,6 +398,115 @@ def test_sequences_of_different_lengths_with_a_collate_of_ones_own(variant, digi
     assert clf.score(Ragged(digits.X_test, digits.y_test), digits.y_test) > 0.4
 
 
+def scale_down(items):
+    """Divide by a power of two, which is exact: twice would not go unnoticed."""
+    rows, labels = zip(*items, strict=True)
+    return torch.stack([torch.as_tensor(row) / 16 for row in rows]), torch.tensor(
+        labels
+    )
+
+
+def scaling(**params):
+    names = ("iterator_train__collate_fn", "iterator_valid__collate_fn")
+    return in_order(**dict.fromkeys(names, scale_down), **params)
+
+
+COLLATED = [
+    {},
+    {"finetune": "head"},
+    {"finetune": "head", "cost": "label"},
+    {"weights": "vector"},
+    {"weights": "vector", "virtual_step": "exact"},
+    {"meta_loss_weight": 0.5},
+    {"meta_loss_weight": 0.5, "finetune": "head"},
+]
+
+
+@pytest.mark.parametrize("meta", ["given", "drawn"])
+@pytest.mark.parametrize("form", [lambda X, y: X, Items], ids=["array", "data set"])
+@pytest.mark.parametrize(
+    "variant", [*COLLATED, {"meta_set": PrototypeMetaSet(space="input")}], ids=str
+)
+def test_a_collate_of_ones_own_is_applied_once(variant, form, meta, few):
+    X, y, (X_meta, y_meta) = few
+    meta = {} if meta == "drawn" else {"X_meta": X_meta, "y_meta": y_meta}
+    plain = quick(in_order(), **variant).fit(X, y, **meta)
+    if meta:
+        meta["X_meta"] = form(16 * X_meta, y_meta)
+    clf = quick(scaling(), **variant).fit(form(16 * X, y), y, **meta)
+    np.testing.assert_array_equal(clf.sample_weight_, plain.sample_weight_)
+    scores = clf.predict_proba(form(16 * X, y))
+    np.testing.assert_array_equal(scores, plain.predict_proba(X))
+    problems = [fit.transport_problem(x, y) for fit, x in ((clf, 16 * X), (plain, X))]
+    np.testing.assert_array_equal(problems[0].cost, problems[1].cost)
+
+
+WORDS = np.array([f"w{k}" for k in range(64)])
+
+
+class Texts(Dataset):
+    """Sentences: a word for each pixel that is dark."""
+
+    def __init__(self, X, y):
+        self.texts, self.y = [" ".join(WORDS[row > 0.5]) for row in X], y
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, row):
+        return self.texts[row], int(self.y[row])
+
+
+def tokenised(items):
+    """Turn sentences into tokens and a mask, as tokenisers do."""
+    texts, labels = zip(*items, strict=True)
+    rows = [torch.tensor([int(word[1:]) for word in text.split()]) for text in texts]
+    tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    return {"tokens": tokens.clamp(min=0), "mask": tokens >= 0}, torch.tensor(labels)
+
+
+class TextNet(nn.Module):
+    def __init__(self, n_classes: int = 4):
+        super().__init__()
+        self.embed = nn.Embedding(64, 16)
+        self.head = nn.Linear(16, n_classes)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return self.head((self.embed(tokens) * mask[..., None]).sum(1))
+
+
+def text_net(**params):
+    names = ("iterator_train__collate_fn", "iterator_valid__collate_fn")
+    collate = dict.fromkeys(names, tokenised)
+    return small_net(TextNet, max_epochs=5, lr=0.1, **collate, **params)
+
+
+@pytest.mark.parametrize("meta", ["given", "drawn"])
+@pytest.mark.parametrize("variant", COLLATED, ids=str)
+def test_texts_that_a_collate_tokenises(variant, meta, few):
+    X, y, (X_meta, y_meta) = few
+    meta = {} if meta == "drawn" else {"meta": Texts(X_meta, y_meta)}
+    clf = quick(text_net(), **variant).fit(Texts(X, y), None, **meta)
+    assert clf.score(Texts(X, y), y) > 0.8
+    clf.partial_fit(Texts(X[:20], y[:20]), None)
+    assert np.isfinite(clf.predict_proba(Texts(X, y))).all()
+
+
+def test_meta_rows_that_a_collate_makes_are_saved(few, tmp_path):
+    X, y, meta = few
+    clf = quick(text_net()).fit(Texts(X, y), None, meta=Texts(*meta))
+    clf.save(tmp_path / "model")
+    trusted = ["test_input_forms.tokenised", "torch.nn"]
+    loaded = load(tmp_path / "model", trusted=trusted)
+    for copy in (pickle.loads(pickle.dumps(clf)), loaded):
+        scores = [fit.suspicious_rows(Texts(X, y), y).score for fit in (clf, copy)]
+        np.testing.assert_array_equal(*scores)
+    for fit in (clf, loaded):
+        fit.partial_fit(Texts(X[:20], y[:20]), None)
+    probabilities = [fit.predict_proba(Texts(X, y)) for fit in (clf, loaded)]
+    np.testing.assert_array_equal(*probabilities)
+
+
 class NoLength(IterableDataset):
     def __iter__(self):
         yield torch.zeros(64), 0
@@ -616,6 +736,50 @@ def test_means_of_inputs_that_have_none(form, few):
 
 
 # Memory
+
+
+def test_meta_rows_of_a_data_set_are_read_batch_by_batch(few, monkeypatch):
+    """All at once they may be more than a device holds."""
+    X, y, _ = few
+    sizes = []
+
+    class Watching(SmallMLP):
+        def forward(self, X):
+            sizes.append(len(X))
+            return super().forward(X)
+
+    def unused(*args):
+        raise AssertionError("all meta rows were made one batch")
+
+    monkeypatch.setattr("sk_otreweight.meta_rows.batch_of", unused)
+    net = in_order(Watching, batch_size=4)
+    quick(net, meta_set=WholeMetaSet(per_class=5)).fit(Items(X, y), None)
+    assert max(sizes) == 4
+
+
+@pytest.mark.parametrize(
+    ("form", "is_kept"),
+    [
+        (lambda X, y: X, True),
+        (lambda X, y: torch.from_numpy(X), True),
+        (lambda X, y: {"X": X}, True),
+        (lambda X, y: Items(X, y), False),  # may be lazy
+    ],
+    ids=["array", "tensor", "dict", "data set"],
+)
+def test_features_are_kept_beside_large_inputs_in_memory(
+    form, is_kept, few, monkeypatch
+):
+    X, y, _ = few
+    monkeypatch.setattr("sk_otreweight.extraction._KEPT_BYTES", 0)
+    net = small_net(module__n_features=64, module__n_classes=4, module__hidden=8)
+    net.initialize()
+    head = Head(name="head")
+    features = training_features(net, head, form(X, y))
+    assert isinstance(features, Tensor) == is_kept
+    expected = extract_features(net, head, X)
+    np.testing.assert_array_equal(features[:], expected)
+    assert n_bytes_on(torch.device("meta"), form(X, y)) == 0
 
 
 @pytest.mark.parametrize(

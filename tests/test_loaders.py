@@ -15,6 +15,7 @@ from sk_otreweight.loaders import (
     RowBatch,
     RowEpoch,
     RowLoader,
+    loaded_batches,
     training_batches,
     use_row_loader,
 )
@@ -102,6 +103,42 @@ def test_rows_are_right_under_shuffling(kind):
         orders.append(torch.cat([batch.rows for batch in batches]).tolist())
         assert sorted(orders[-1]) == sorted(rows_of(dataset).tolist())
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("kind", ["arrays", "own", "subset of own"])
+@pytest.mark.parametrize(
+    ("n_rows", "drop_last", "sizes"),
+    [
+        (9, False, [4, 5]),
+        (9, True, [4, 5]),  # nothing is left over
+        (8, False, [4, 4]),
+        (7, False, [4, 3]),
+        (7, True, [4]),
+        (1, False, [1]),
+        (2, True, []),
+    ],
+)
+def test_a_last_row_joins_the_batch_before(n_rows, drop_last, sizes, kind):
+    dataset = Subset(datasets()[kind], range(n_rows))
+    loader = RowLoader(dataset, batch_size=4, drop_last=drop_last, merge_last=True)
+    batches = list(loader)
+    assert [len(batch[0]) for batch in batches] == sizes
+    assert len(loader) == len(sizes)
+    for batch in batches:
+        np.testing.assert_array_equal(batch[0], X[batch.rows.numpy()])
+
+
+@pytest.mark.parametrize("merge_last", [False, True])
+def test_a_data_set_is_shuffled_as_by_a_data_loader(merge_last):
+    orders = []
+    for kind in (RowLoader, DataLoader):
+        params = {"merge_last": merge_last} if kind is RowLoader else {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            batches = list(kind(OwnDataset(), batch_size=4, shuffle=True, **params))
+            after = torch.rand(1)
+        orders.append([*torch.cat([batch[0] for batch in batches]).ravel(), after])
+    assert orders[0] == orders[1]
 
 
 @pytest.mark.parametrize("n_bytes", [1, 4 * 8, 2 * 4 * 8, 3 * 4 * 8, 2**20])
@@ -255,6 +292,53 @@ def test_training_batches_of_an_own_sampler():
     net = initialised(iterator_train__shuffle=False, iterator_train__sampler=[0, 3])
     (batch,) = training_batches(net, subset)
     assert batch.rows.tolist() == [1, 4]
+
+
+def collate_once(items):
+    raise AssertionError("collated again")
+
+
+@pytest.mark.parametrize("kind", ["arrays", "subset", "subset of a subset"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"num_workers": 2, "persistent_workers": True, "prefetch_factor": 3},
+        {"pin_memory": True, "timeout": 1},
+        {"collate_fn": collate_once},
+        {"sampler": [3, 0, 3]},
+        {"drop_last": True, "batch_size": 3},
+    ],
+    ids=str,
+)
+def test_rows_that_were_loaded_before_come_in_the_order_of_the_net(params, kind):
+    dataset = datasets()[kind]
+    given = {f"iterator_train__{name}": value for name, value in params.items()}
+    net = initialised(**{"iterator_train__shuffle": False} | given)
+    loader = loaded_batches(net, dataset)
+    batches = list(loader)
+    assert len(loader) == len(batches)
+    expected = rows_of(dataset)
+    if "sampler" in params:
+        expected = expected[params["sampler"]]
+    if "drop_last" in params:
+        expected = expected[: len(expected) // 3 * 3]
+    rows = torch.cat([batch.rows for batch in batches]).tolist()
+    assert rows == expected.tolist()
+    for batch in batches:
+        np.testing.assert_array_equal(batch[0], X[batch.rows.numpy()])
+        np.testing.assert_array_equal(batch[1], Y[batch.rows.numpy()])
+
+
+@pytest.mark.parametrize("iterator", [DataLoader, RowLoader])
+def test_rows_that_were_loaded_before_are_shuffled_as_others(iterator):
+    net = initialised(iterator_train=iterator)
+    orders = []
+    for load in (training_batches, loaded_batches):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            rows = [batch.rows for batch in load(net, datasets()["arrays"])]
+        orders.append(torch.cat(rows).tolist())
+    assert orders[0] == orders[1] != sorted(orders[0])
 
 
 class RowLoaderOfOnesOwn(RowLoader):

@@ -27,7 +27,7 @@ from skorch import NeuralNetBinaryClassifier
 from skorch.callbacks import EpochScoring
 from skorch.dataset import ValidSplit
 from torch import nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset
 
 from sk_otreweight import (
     OTReweightedClassifier,
@@ -94,6 +94,23 @@ def test_module_instance_starts_pretrained_and_is_not_changed(few):
     with torch.no_grad():
         expected = module(torch.from_numpy(X)).double().softmax(1)
     np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-6)
+
+
+class KnowsDevice(SmallMLP):
+    """Tells its device, as modules of Lightning and Hugging Face do."""
+
+    @property
+    def device(self):
+        return torch.device("meta")  # not where it is trained
+
+
+@pytest.mark.parametrize("net", [KnowsDevice, KnowsDevice(64, 4)], ids=["class", "own"])
+def test_a_module_that_tells_its_device(net, few):
+    X, y, meta = few
+    clf = quick(net, max_epochs=1).fit(X, y, meta=meta)
+    clf.partial_fit(X, y)
+    assert clf.net_.device == "cpu"
+    quick(FrozenEstimator(KnowsDevice(64, 4)), max_epochs=1).fit(X, y, meta=meta)
 
 
 @pytest.mark.parametrize("form", ["uninitialised", "initialised", "over_instance"])
@@ -340,6 +357,30 @@ def test_validation_split(weights, finetune, digits):
             if "train_batch_size" in batch
         ]
         assert sum(train) == pytest.approx(len(digits.X) * 2 / 3, abs=8)
+
+
+def split_of_a_split(dataset, y=None, **kwargs):
+    rest = Subset(dataset, range(20, len(dataset)))
+    return Subset(rest, range(10, len(rest))), Subset(dataset, range(20))
+
+
+@pytest.mark.parametrize("finetune", ["head", "all"])
+def test_a_split_of_a_split_is_trained_on(finetune, digits):
+    net = small_net(train_split=split_of_a_split)
+    clf = quick(net, weights="vector", finetune=finetune)
+    clf.fit(digits.X, digits.y, meta=digits.meta)
+    weights = clf.sample_weight_
+    assert len(np.unique(weights[:30])) == 1
+    assert (weights[30:] != weights[0]).mean() > 0.9
+
+
+def test_a_last_row_of_a_data_set_joins_the_batch_before(digits):
+    """A single row cannot be normalised over its batch."""
+    data = TensorDataset(torch.from_numpy(digits.X), torch.from_numpy(digits.y))
+    items = Subset(data, range(65))  # two batches of 32, and one more
+    clf = quick(NormDropoutMLP, max_epochs=1, cost="label").fit(items, None)
+    sizes = [batch["train_batch_size"] for batch in clf.history_[0]["batches"]]
+    assert sizes == [32, 33]
 
 
 def test_verbose_is_that_of_nets_made_here(capsys, few):

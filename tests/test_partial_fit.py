@@ -148,6 +148,32 @@ def test_partial_fit_keeps_the_meta_set_of_the_first_call(few):
     assert len(other._meta.X) == len(meta[0][::2])
 
 
+def test_each_chunk_has_an_order_and_noise_of_its_own(few):
+    X, y, meta = few
+    caught = []
+
+    class Watching(NormDropoutMLP):
+        def forward(self, X):
+            features = self.body(X)
+            if self.training:
+                caught[-1].append((X.clone(), features == 0))
+            return self.head(features)
+
+    def seen(n_chunks):
+        clf = quick(small_net(Watching, batch_size=-1))
+        for _ in range(n_chunks):
+            caught.append([])
+            clf.partial_fit(X, y, [4, 7, 8, 9], meta=meta)
+        return [batches[0] for batches in caught[-n_chunks:]]
+
+    _, second, third = seen(3)  # before the first chunk, parameters were drawn
+    assert not torch.equal(second[0], third[0])
+    assert not torch.equal(second[1], third[1])
+    again = seen(3)[2]
+    assert torch.equal(again[0], third[0])
+    assert torch.equal(again[1], third[1])
+
+
 def test_partial_fit_accepts_a_mask(few):
     X, y, _ = few
     mask = np.isin(np.arange(len(X)), np.unique(y, return_index=True)[1])

@@ -24,7 +24,7 @@ class MetaData(NamedTuple):
     Attributes
     ----------
     X : inputs
-        Arrays or a dict of them, in the form the net takes them.
+        Arrays, a dict of them, or a data set, in the form the net takes them.
     y : ndarray of shape (n_meta,)
         Labels, encoded as 0 ... K-1.
     """

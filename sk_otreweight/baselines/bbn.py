@@ -97,7 +97,7 @@ class _BBNStep(BaselineStep):
     def __init__(self, data: Stage2Data):
         super().__init__(data)
         self.generator = torch.Generator().manual_seed(data.seed)
-        self.labels = data.labels.cpu()
+        self.labels = data.labels.cpu()[data.train_rows]
         counts = self.labels.bincount().double()
         self.rare = torch.where(counts > 0, 1 / counts, 0.0)
 
@@ -110,7 +110,8 @@ class _BBNStep(BaselineStep):
         """Return the loss of each pair of rows (n,)."""
         net, n, alpha = self.data.net, len(batch.labels), self.alpha
         classes = self.rare.multinomial(n, replacement=True, generator=self.generator)
-        rows = rows_of_classes(classes, self.labels, self.generator)
+        drawn = rows_of_classes(classes, self.labels, self.generator)
+        rows = self.data.train_rows[drawn]
         X = to_tensor(batch_of(net, self.data.X, rows.numpy()), device=net.device)
         rare_features = batch_features(net, self.data.head, X)
         head = head_layer(net, self.data.head)

@@ -129,8 +129,12 @@ class OLTRClassifier(TwoStageClassifier):
         features = data.features
         if features is None:
             features = training_features(data.net, data.head, data.X)
-        head = head_layer(data.net, data.head)
-        head.begin(class_means(features, data.labels, len(self.classes_)))
+        # Rows that are held out are left aside as a class of their own.
+        n_classes, rows = len(self.classes_), data.train_rows.to(data.labels.device)
+        labels = torch.full_like(data.labels, n_classes)
+        labels[rows] = data.labels[rows]
+        centres = class_means(features, labels, n_classes + 1)[:n_classes]
+        head_layer(data.net, data.head).begin(centres)
         return _OLTRStep(data)
 
     def _assumed_prior(self) -> np.ndarray:
