@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -96,15 +97,18 @@ class Head:
 
 @dataclass
 class Tap:
-    """Keeps the input of a hooked layer."""
+    """Keeps the input of a hooked layer, of the passes of the thread that made it."""
 
     caught: list[Tensor] = field(default_factory=list)
+    thread: int = field(default_factory=get_ident)
 
     def catch(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Remember the layer's input (a forward pre-hook).
 
         In the precision of its parameters: under autocast, it comes in a lower one.
         """
+        if get_ident() != self.thread:  # which uses the same module
+            return
         features, parameter = args[0], next(module.parameters(), None)
         if parameter is not None and isinstance(features, Tensor):
             features = features.to(parameter.dtype)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from sk_otreweight.inputs import LabelledDataset, copied, n_bytes, n_rows, padded
 from sk_otreweight.loaders import RowLoader
 from sk_otreweight.randomness import untouched
-from sk_otreweight.wrappers import replaced
+from sk_otreweight.wrappers import variant
 
 # Batches are filled up to a multiple of this: other numbers of rows round differently.
 _UNIT_ROWS = 128
@@ -47,8 +47,8 @@ def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
         device = next(net.module_.parameters(), torch.empty(0)).device
         least = net.batch_size * (1 if device.type == "cpu" else _TRAINING_BATCHES)
         batches = _Batches(X, least)
-        with replaced(net, get_iterator=lambda *args, **kwargs: batches):
-            outputs = net.predict_proba(X)
+        loaded = variant(net, get_iterator=lambda *args, **kwargs: batches)
+        outputs = loaded.predict_proba(X)
     return as_probabilities(outputs[:n])
 
 

@@ -186,6 +186,7 @@ TABLE = {
             "inputs",
             "losses",
             "meta_rows",
+            "prediction",
             "priors",
             "sampling",
             "scores",
