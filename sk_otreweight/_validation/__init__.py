@@ -34,6 +34,7 @@ from sk_otreweight._validation.labels import (
     check_same_classes,
     check_two_classes,
     encode_labels,
+    labels_like,
 )
 from sk_otreweight._validation.meta import (
     MetaData,
@@ -159,6 +160,7 @@ __all__ = [
     "component_repr",
     "encode_labels",
     "is_array_like",
+    "labels_like",
     "map_arrays",
     "resolve",
     "warn_checkpoint_not_written",
