@@ -127,7 +127,7 @@ class ClassBalancedFocalClassifier(BaselineClassifier):
         if self.link == "softmax":
             return super()._probabilities(X)
         net = variant(self.net_, predict_nonlinearity=sigmoid_shares)
-        return predict_proba(net, X)
+        return predict_proba(net, X, are_scores=False)
 
     def _make_step(self, data: Stage2Data) -> Stage2Step:
         loss = ClassBalancedLoss(self._counts(), self.beta, self.gamma, self.link)
