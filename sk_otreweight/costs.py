@@ -259,7 +259,7 @@ class FunctionCost(Cost):
     ----------
     function : callable
         ``function(features, labels, meta_features, meta_labels)`` returns a Tensor of
-        shape (n, m), finite and non-negative; the arguments are those of
+        shape (n, m), finite and non-negative, of any dtype; the arguments are those of
         a call of :class:`Cost`. Row i of the matrix must not depend on other training
         rows (see :class:`Cost`).
 
@@ -297,7 +297,7 @@ class FunctionCost(Cost):
             n_columns=len(meta_labels),
             name=component_repr(self.function),
         )
-        return C
+        return C if C.is_floating_point() else C.to(features.dtype)
 
 
 COSTS: dict[str, type[Cost]] = {

@@ -22,6 +22,7 @@ from sk_otreweight.transport import (
     centred,
     cost_gradient,
     in_fitting_parts,
+    result_dtype,
     unflattened,
     warn_unconverged,
 )
@@ -428,7 +429,7 @@ class Reweighter:
             solution = self.solver_.solve_problem(problem, self.reg)
             p, _ = adjoint_potentials(problem.C, solution)
             self._note(solution)
-            return unflattened(centred(p), C.shape[:-2], C.dtype)
+            return unflattened(centred(p), C.shape[:-2], result_dtype(C))
 
         if C.ndim == 2:  # a single problem has no parts: an error that says what helps
             return in_fitting_parts(lambda _: gradients(C, a, mass), 1)
@@ -450,8 +451,9 @@ class Reweighter:
         p, q = adjoint_potentials(problem.C, solution)
         grad_C = cost_gradient(problem.C, solution, self.reg, p, q)
         scale = self.weights_.loss_weights(rows).detach().sum()
-        grad = unflattened(centred(p), (), C.dtype)
-        return grad + scale * chain(C, unflattened(grad_C, (), C.dtype))
+        dtype = result_dtype(C)
+        grad = unflattened(centred(p), (), dtype)
+        return grad + scale * chain(C, unflattened(grad_C, (), dtype))
 
     def __call__(
         self, features: Tensor | None, labels: Tensor, index: Tensor | None = None

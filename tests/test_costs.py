@@ -298,6 +298,16 @@ def test_a_function_is_a_cost(points):
     assert cost.needs == {"features", "labels"}
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)
+def test_a_function_may_return_integers_or_comparisons(dtype, points):
+    def differ(z, y, z_meta, y_meta):
+        return (y[:, None] != y_meta).to(dtype)
+
+    C = FunctionCost(differ)(*points)
+    assert C.dtype == points[0].dtype
+    assert_same(C, naive(label, points), atol=0.0)
+
+
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [

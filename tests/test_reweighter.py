@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, normalize
 from sk_otreweight import (
     AttentionWeightNet,
     CombinedCost,
+    Cost,
     ModuleWeights,
     POTSolver,
     PrototypeMetaSet,
@@ -855,6 +856,32 @@ def test_a_cost_that_is_wrong_is_named():
 
     with pytest.raises(ValueError, match="the cost odd .* entries >= 0"):
         started((z, y, z_meta, y_meta), cost=odd)(z, y, torch.arange(24))
+
+
+class Differing(Cost):
+    """The label cost as a comparison, or in another dtype."""
+
+    needs = frozenset({"labels"})
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def _pairwise(self, features, labels, points, meta_labels):
+        return (labels[:, None] != meta_labels).to(self.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize("weights", ["vector", "net", "semirelaxed"])
+def test_costs_that_are_no_floats(weights, dtype):
+    z, y, _, _ = small_problem()
+    found = []
+    for cost in (Differing(dtype), "label"):
+        reweighter = Reweighter(cost=cost, weights=weights).set_meta(torch.arange(3))
+        reweighter.set_training_set(y, z)
+        reweighter.update_epoch(z, [torch.arange(12), torch.arange(12, 24)])
+        found.append(reweighter(z, y, torch.arange(24)))
+    assert_same(*found, atol=1e-6)
+    assert found[1].std() > 1e-3
 
 
 @pytest.mark.parametrize("weights", ["vector", "semirelaxed"])
