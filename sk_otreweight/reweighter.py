@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sk_otreweight._validation import check_choice, check_real, check_reg, resolve
 from sk_otreweight.batches import are_distinct, stacked
-from sk_otreweight.costs import Cost, resolve_cost
+from sk_otreweight.costs import Cost, full_precision, resolve_cost
 from sk_otreweight.meta_sets import Atoms, MetaSet, resolve_meta_set
 from sk_otreweight.statistics import WeightStatistics
 from sk_otreweight.transport import (
@@ -221,6 +221,7 @@ class Reweighter:
             self.refresh(features)
         return self
 
+    @full_precision()
     def refresh(self, features: Tensor | None = None) -> None:
         """Solve for the weights of the whole training set again.
 
@@ -246,6 +247,7 @@ class Reweighter:
                 self.weights_.solve(cost, atoms.mass, self.reg, len(labels))
             )
 
+    @full_precision()
     def weights(
         self,
         features: Tensor | None,
@@ -283,6 +285,7 @@ class Reweighter:
         """
         return self.weights_.begin_batch(self._rows(labels, features, index))
 
+    @full_precision()
     def update(
         self,
         features: Tensor | None,
@@ -352,6 +355,7 @@ class Reweighter:
         """
         return self.weights_.separable and "features" not in self.weights_.needs
 
+    @full_precision()
     def update_epoch(self, features: Tensor | None, batches: Sequence[Tensor]) -> None:
         """Move the weights of all batches of an epoch.
 
@@ -479,6 +483,7 @@ class Reweighter:
         self.update(features, labels, index)
         return self.weights(features, labels, index)
 
+    @full_precision()
     def sample_weight(self, features: Tensor | None = None) -> Tensor:
         """Return the weights of all training rows (n,), of mean 1.
 
@@ -533,6 +538,8 @@ class Reweighter:
                 f"{self.weights_!r} reads weights off the features: pass the features "
                 "of the rows, the input of the classifier head."
             )
+        else:  # under autocast, they may come in a lower precision than they started
+            features = features.to(self._class_start.dtype)
         return Rows(features, labels, self._class_start, index)
 
     def _cost(self, features: Tensor | None, labels: Tensor, atoms: Atoms) -> Tensor:

@@ -640,6 +640,31 @@ def test_single_precision_finds_the_same_weights():
     assert_same(found[0], found[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("weights", ["vector", "net", "attention", "semirelaxed"])
+def test_autocast_finds_the_same_weights(weights):
+    z, y, z_meta, y_meta = small_problem()
+    problem = z.float(), y, z_meta.float(), y_meta
+    found = []
+    for is_enabled in (False, True):
+        reweighter = started(problem, weights=weights, solver="sinkhorn")
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_enabled):
+            for rows in batches():
+                reweighter(problem[0][rows], y[rows], rows)
+            reweighter.update_epoch(problem[0], list(batches()))
+            reweighter.refresh(problem[0])
+            found.append(reweighter.sample_weight(problem[0]))
+    assert found[1].dtype == torch.float32
+    assert_same(found[1], found[0], atol=0.0)
+
+
+def test_features_that_autocast_made_smaller():
+    z, y, z_meta, y_meta = small_problem()
+    reweighter = started((z.float(), y, z_meta.float(), y_meta), weights="net")
+    weights = reweighter(z.bfloat16(), y)
+    assert weights.dtype == torch.float32
+    assert_same(weights, reweighter.weights(z.float(), y), atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_pot_in_the_solver_slot(dtype):
     """Masses of 1 / 10 in single precision do not sum to 1 to POT's last digit."""
