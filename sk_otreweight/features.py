@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from threading import get_ident
@@ -352,6 +352,16 @@ def put_head(
     return module
 
 
+def differentiable(module: nn.Module) -> AbstractContextManager[Any]:
+    """Let a module be differentiated in evaluation mode, and twice, as a context.
+
+    The recurrent layers of cuDNN cannot; torch's own can.
+    """
+    if any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return nullcontext()
+
+
 def extractor_parameters(
     head: Head, module: nn.Module, infer: Callable[[Any], Any], X: Any
 ) -> set[str]:
@@ -364,7 +374,7 @@ def extractor_parameters(
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
-    with torch.enable_grad():
+    with torch.enable_grad(), differentiable(module):
         features = head.features(module, infer, X)
         if not features.requires_grad:
             return set()

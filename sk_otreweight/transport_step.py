@@ -78,6 +78,7 @@ class TransportStep(PlainStep):
         takes_steps = not reweighter.solves_training_set
         self.virtual_step = virtual_step if moves_cost and takes_steps else None
         self.needs_losses = self.virtual_step is not None
+        self.differentiates_twice = self.virtual_step == "exact"
         # The features that a closed form looks at are extracted once per epoch.
         self.needs_features = takes_steps and reweighter.needs_features
         self.generator = torch.Generator().manual_seed(data.seed)

@@ -10,7 +10,7 @@ from skorch.utils import to_tensor
 from torch import Tensor
 from torch.func import functional_call
 
-from sk_otreweight.features import FeatureExtractor, Head
+from sk_otreweight.features import FeatureExtractor, Head, differentiable
 from sk_otreweight.processes import Processes
 from sk_otreweight.wrappers import eager, original
 
@@ -78,7 +78,8 @@ class VirtualStep:
         return features
 
     def _features(self, X: Any) -> Tensor:
-        return functional_call(self.extractor, self.parameters, (X,))
+        with differentiable(self.extractor):
+            return functional_call(self.extractor, self.parameters, (X,))
 
     def chain(self, C: Tensor, grad_C: Tensor) -> Tensor:
         """Return the gradient that reaches the loss weights through the cost.

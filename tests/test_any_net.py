@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from contextlib import nullcontext
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -223,6 +224,39 @@ class GRUNet(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         return self.head(self.rnn(X)[0][:, -1])
+
+
+class WatchedGRU(GRUNet):
+    """Notes whether cuDNN may be used where a graph is built."""
+
+    seen: ClassVar[list[tuple[bool, bool]]] = []
+
+    def forward(self, X: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            self.seen.append((self.training, torch.backends.cudnn.enabled))
+        return super().forward(X)
+
+
+@pytest.mark.parametrize(
+    ("params", "with_cudnn"),
+    [
+        ({"finetune": "head"}, {(True, True), (False, False)}),
+        ({"finetune": "all", "virtual_step": "first_order"}, {(True, True)}),
+        (
+            {"finetune": "all", "virtual_step": "exact"},
+            {(True, True), (True, False), (False, False)},
+        ),
+    ],
+)
+def test_what_cudnn_cannot_differentiate_is_left_to_torch(params, with_cudnn, digits):
+    """Its recurrent layers: neither in evaluation mode nor twice."""
+    WatchedGRU.seen.clear()
+    X, X_meta = digits.X.reshape(-1, 8, 8), digits.X_meta.reshape(-1, 8, 8)
+    net = small_net(WatchedGRU, max_epochs=1)
+    clf = quick(net, weights="vector", max_epochs=1, **params)
+    clf.fit(X, digits.y, meta=(X_meta, digits.y_meta))
+    assert set(WatchedGRU.seen) == with_cudnn
+    assert torch.backends.cudnn.enabled
 
 
 class PointNet(nn.Module):
