@@ -155,14 +155,12 @@ class Reweighter:
     def take_settings(self, other: Reweighter) -> None:
         """Go on with the settings of another reweighter.
 
-        What the weights have learned is kept, unless they are of another kind.
+        What the weights have learned is kept, unless they are of another kind or net.
         """
         self.reg, self.init_weights = other.reg, other.init_weights
         self.cost_, self.meta_set_ = other.cost_, other.meta_set_
         self.solver_ = other.solver_
-        is_same = type(self.weights_) is type(other.weights_)
-        if not is_same or self.weights_.get_params() != other.weights_.get_params():
-            self.weights_ = other.weights_
+        self.weights_ = self.weights_.going_on_as(other.weights_)
 
     def set_meta(self, labels: Tensor, features: Tensor | None = None) -> Reweighter:
         """Set the meta rows that the balanced distribution Q is built from.

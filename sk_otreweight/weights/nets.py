@@ -56,6 +56,21 @@ class _NetStrategy(WeightStrategy):
                 self.scores(features[:2])  # materialises lazy layers
         self.optimizer_ = self.optimizer(self.module_.parameters(), lr=self.lr)
 
+    def going_on_as(self, other: WeightStrategy) -> WeightStrategy:
+        """Return itself unless the other one has another net."""
+        if type(self) is not type(other) or not hasattr(self, "module_"):
+            return other
+        params, others = self.get_params(), other.get_params()
+        changed = {name for name in params if params[name] != others[name]}
+        if not changed <= {"lr", "optimizer"}:
+            return other
+        self.set_params(**others)
+        if "optimizer" in changed:
+            self.optimizer_ = self.optimizer(self.module_.parameters(), lr=self.lr)
+        for group in self.optimizer_.param_groups:
+            group["lr"] = self.lr
+        return self
+
     def learned_state(self) -> dict[str, Any]:
         """Return what was learned, the net and its optimizer as their states."""
         state = super().learned_state()
