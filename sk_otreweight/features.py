@@ -60,7 +60,9 @@ class Head:
         if self.name is None:
             yield tap
             return
-        handle = module.get_submodule(self.name).register_forward_pre_hook(tap.catch)
+        handle = module.get_submodule(self.name).register_forward_pre_hook(
+            tap.catch, with_kwargs=True
+        )
         try:
             yield tap
         finally:
@@ -102,14 +104,17 @@ class Tap:
     caught: list[Tensor] = field(default_factory=list)
     thread: int = field(default_factory=get_ident)
 
-    def catch(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def catch(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Remember the layer's input (a forward pre-hook).
 
         In the precision of its parameters: under autocast, it comes in a lower one.
         """
         if get_ident() != self.thread:  # which uses the same module
             return
-        features, parameter = args[0], next(module.parameters(), None)
+        features = _first_input(args, kwargs)
+        parameter = next(module.parameters(), None)
         if parameter is not None and isinstance(features, Tensor):
             features = features.to(parameter.dtype)
         self.caught = [features]
@@ -129,6 +134,11 @@ class Tap:
                 "compiled module ignores hooks that were added after compilation."
             )
         return _check_features(self.caught.pop())
+
+
+def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the input of a layer that was called with these, by name or not."""
+    return next(iter((*args, *kwargs.values())), None)
 
 
 def _check_features(features: Any, n_rows: int | None = None) -> Tensor:
@@ -246,7 +256,7 @@ class _Forward:
         """Run the module and watch the layers."""
         seen = cls()
         handles = [
-            layer.register_forward_hook(partial(seen._note, name))
+            layer.register_forward_hook(partial(seen._note, name), with_kwargs=True)
             for name, layer in layers.items()
         ]
         try:
@@ -258,12 +268,18 @@ class _Forward:
         return seen
 
     def _note(
-        self, name: str, layer: nn.Module, args: tuple[Any, ...], output: Any
+        self,
+        name: str,
+        layer: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
     ) -> None:
         self.outputs[name] = output
         self.calls[name] += 1
-        if args and isinstance(args[0], Tensor):
-            self.input_shapes[name] = tuple(args[0].shape)
+        features = _first_input(args, kwargs)
+        if isinstance(features, Tensor):
+            self.input_shapes[name] = tuple(features.shape)
 
     @property
     def result(self) -> Tensor:

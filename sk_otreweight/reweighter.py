@@ -315,6 +315,8 @@ class Reweighter:
         """
         if self.solves_training_set:
             return
+        if features is not None:  # the steps are not the extractor's
+            features = features.detach()
         rows = self._rows(labels, features, index)
         n_steps = self.weights_.begin_batch(rows)
         atoms = self._draw_atoms(meta_features)
@@ -477,7 +479,6 @@ class Reweighter:
         weights : Tensor of shape (n,)
             Factors of the losses, for a plain mean.
         """
-        features = None if features is None else features.detach()
         self.update(features, labels, index)
         return self.weights(features, labels, index)
 

@@ -692,6 +692,18 @@ def test_features_keep_their_graph_out_of_it():
     assert z_meta.grad is None
 
 
+@pytest.mark.parametrize("weights", ["vector", "net", "attention"])
+def test_an_update_leaves_the_graph_of_the_features_alone(weights):
+    z, y, z_meta, y_meta = small_problem()
+    reweighter = started((z, y, z_meta, y_meta), weights=weights)
+    scale = torch.ones(1, dtype=z.dtype, requires_grad=True)
+    features = (scale * z).tanh()
+    reweighter.update(features, y, torch.arange(24))
+    assert scale.grad is None
+    features.sum().backward()
+    assert scale.grad is not None
+
+
 # --- statistics -----------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from sk_otreweight import (
     AttentionWeightNet,
     ModuleWeights,
+    Reweighter,
     SemiRelaxedWeights,
     WeightNet,
     WeightStrategy,
@@ -650,6 +651,12 @@ def test_unknown_weights_list_the_valid_ones(wrong):
         resolve_weights(wrong)
     for part in (*WEIGHTS, "an instance of WeightStrategy or a callable"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("make", [lambda net: net, ModuleWeights], ids=["bare", "in"])
+def test_an_instance_of_a_module_is_no_weight_net(make):
+    with pytest.raises(ValueError, match="is an instance, but .* give its class"):
+        Reweighter(weights=make(nn.Linear(D, 1)))
 
 
 class FixedWeights(WeightStrategy):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sk_otreweight._validation import check_count, check_real
+from sk_otreweight._validation import check_count, check_makes_modules, check_real
 from sk_otreweight.randomness import seeded
 from sk_otreweight.weights.base import Rows, WeightStrategy
 
@@ -240,6 +240,11 @@ class ModuleWeights(_NetStrategy):
         self.module = module
         self.lr = lr
         self.optimizer = optimizer
+
+    def check_parameters(self) -> None:
+        """Raise on parameters that are not valid; called before any training."""
+        super().check_parameters()
+        check_makes_modules(self.module)
 
     def _build(self, n_features: int) -> nn.Module:
         wanted = [
