@@ -10,6 +10,7 @@ from sk_otreweight._validation.classes import (
     check_class_scores,
     check_class_vector,
     check_features,
+    check_shares,
     check_target_prior,
 )
 from sk_otreweight._validation.comparison import check_compared, check_seeds
@@ -153,6 +154,7 @@ __all__ = [
     "check_same_mass",
     "check_seeds",
     "check_table",
+    "check_shares",
     "check_target_prior",
     "check_tensor",
     "check_thresholds",
