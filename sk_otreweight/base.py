@@ -48,7 +48,7 @@ from sk_otreweight.inputs import (
 )
 from sk_otreweight.nets import is_bare
 from sk_otreweight.persistence import FitCheckpoint, SaveMixin
-from sk_otreweight.prediction import predict_proba
+from sk_otreweight.prediction import predict_proba, returns_scores
 from sk_otreweight.prepare import find_net_head, prepare_net, probe, replays
 from sk_otreweight.priors import named_prior, with_prior
 from sk_otreweight.processes import Processes, device_of
@@ -85,6 +85,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     needs_meta: ClassVar[bool] = True
 
     _columns: Mapping[str, float] = {}
+    # Whether the net predicts scores; None if it was saved before that was known.
+    _returns_scores: bool | None = None
 
     def __repr__(self, N_CHAR_MAX: int = 120) -> str:
         return short_repr(self, N_CHAR_MAX)
@@ -142,7 +144,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
 
     def _probabilities(self, X: Any) -> np.ndarray:
         """Return the class probabilities (n, K) of inputs in the dtype of the net."""
-        return predict_proba(self.net_, X)
+        return predict_proba(self.net_, X, are_scores=self._returns_scores)
 
     def _assumed_prior(self) -> np.ndarray:
         """Return the shares (K,) of the classes that the net learned to expect."""
@@ -414,6 +416,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         self.class_counts_ = np.zeros(len(self.classes_), dtype=np.int64)
         self._class_mass = np.zeros(len(self.classes_))
         self._meta = None
+        self._returns_scores = False
         self._adapt_net()
         return is_trained
 
@@ -471,6 +474,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
                 lr=self.lr,
                 begin=begin,
             )
+        if not self._returns_scores:  # a later chunk may show it
+            self._returns_scores = Processes.of(net).any(returns_scores(net, X))
         if step is None:  # interrupted while the features were extracted
             weights = torch.ones(len(labels))
         else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,16 @@ from sk_otreweight._validation import (
 )
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Switch autocast off for a while: differences of costs need all their digits."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
 class Cost(BaseEstimator, ABC):
     """Base of the costs: a callable that returns a cost matrix.
 
@@ -29,7 +40,8 @@ class Cost(BaseEstimator, ABC):
 
     An entry ``C[i, j]`` may depend on row i, point j and all points of Q, but never on
     the other training rows: these come in blocks of any size, and the batches of an
-    epoch may come together.
+    epoch may come together. Features of half precision come as float32, and autocast is
+    switched off.
 
     Examples
     --------
@@ -48,6 +60,7 @@ class Cost(BaseEstimator, ABC):
     def check_parameters(self) -> None:  # noqa: B027 - optional hook
         """Raise on parameters that are not valid; called before any training."""
 
+    @full_precision()
     def __call__(
         self,
         features: Tensor | None,
@@ -78,13 +91,16 @@ class Cost(BaseEstimator, ABC):
         ValueError
             If features are needed and missing.
         """
-        points = None if meta_features is None else self.points(meta_features)
+        points = None
+        if meta_features is not None:
+            points = self.points(_at_least_float32(meta_features))
         return self.to_points(features, labels, points, meta_labels)
 
     def points(self, meta_features: Tensor) -> Tensor:
         """Return what `_pairwise` looks at of the points of Q, instead of features."""
         return meta_features
 
+    @full_precision()
     def to_points(
         self,
         features: Tensor | None,
@@ -98,6 +114,10 @@ class Cost(BaseEstimator, ABC):
                 f"{component_repr(self)} compares features, but none were given for "
                 f"the {'training' if features is None else 'meta'} rows."
             )
+        if features is not None:
+            features = _at_least_float32(features)
+        if points is not None:
+            points = _at_least_float32(points)
         return self._pairwise(features, labels, points, meta_labels)
 
     @abstractmethod
@@ -197,9 +217,8 @@ class SquaredEuclideanCost(Cost):
         meta_labels: Tensor,
     ) -> Tensor:
         # Distances do not depend on the origin; a near one keeps the digits.
-        points = _at_least_float32(points)
         origin = points.mean(0)
-        z, z_meta = _at_least_float32(features) - origin, points - origin
+        z, z_meta = features - origin, points - origin
         squares = (z * z).sum(1)[:, None] + (z_meta * z_meta).sum(1)[None, :]
         return (squares - 2 * z @ z_meta.T).clamp(min=0)
 
@@ -259,7 +278,7 @@ class FunctionCost(Cost):
     ----------
     function : callable
         ``function(features, labels, meta_features, meta_labels)`` returns a Tensor of
-        shape (n, m), finite and non-negative; the arguments are those of
+        shape (n, m), finite and non-negative, of any dtype; the arguments are those of
         a call of :class:`Cost`. Row i of the matrix must not depend on other training
         rows (see :class:`Cost`).
 
@@ -297,7 +316,7 @@ class FunctionCost(Cost):
             n_columns=len(meta_labels),
             name=component_repr(self.function),
         )
-        return C
+        return C if C.is_floating_point() else C.to(features.dtype)
 
 
 COSTS: dict[str, type[Cost]] = {

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -59,7 +60,9 @@ class Head:
         if self.name is None:
             yield tap
             return
-        handle = module.get_submodule(self.name).register_forward_pre_hook(tap.catch)
+        handle = module.get_submodule(self.name).register_forward_pre_hook(
+            tap.catch, with_kwargs=True
+        )
         try:
             yield tap
         finally:
@@ -96,16 +99,22 @@ class Head:
 
 @dataclass
 class Tap:
-    """Keeps the input of a hooked layer."""
+    """Keeps the input of a hooked layer, of the passes of the thread that made it."""
 
     caught: list[Tensor] = field(default_factory=list)
+    thread: int = field(default_factory=get_ident)
 
-    def catch(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def catch(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Remember the layer's input (a forward pre-hook).
 
         In the precision of its parameters: under autocast, it comes in a lower one.
         """
-        features, parameter = args[0], next(module.parameters(), None)
+        if get_ident() != self.thread:  # which uses the same module
+            return
+        features = _first_input(args, kwargs)
+        parameter = next(module.parameters(), None)
         if parameter is not None and isinstance(features, Tensor):
             features = features.to(parameter.dtype)
         self.caught = [features]
@@ -125,6 +134,11 @@ class Tap:
                 "compiled module ignores hooks that were added after compilation."
             )
         return _check_features(self.caught.pop())
+
+
+def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the input of a layer that was called with these, by name or not."""
+    return next(iter((*args, *kwargs.values())), None)
 
 
 def _check_features(features: Any, n_rows: int | None = None) -> Tensor:
@@ -242,7 +256,7 @@ class _Forward:
         """Run the module and watch the layers."""
         seen = cls()
         handles = [
-            layer.register_forward_hook(partial(seen._note, name))
+            layer.register_forward_hook(partial(seen._note, name), with_kwargs=True)
             for name, layer in layers.items()
         ]
         try:
@@ -254,12 +268,18 @@ class _Forward:
         return seen
 
     def _note(
-        self, name: str, layer: nn.Module, args: tuple[Any, ...], output: Any
+        self,
+        name: str,
+        layer: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
     ) -> None:
         self.outputs[name] = output
         self.calls[name] += 1
-        if args and isinstance(args[0], Tensor):
-            self.input_shapes[name] = tuple(args[0].shape)
+        features = _first_input(args, kwargs)
+        if isinstance(features, Tensor):
+            self.input_shapes[name] = tuple(features.shape)
 
     @property
     def result(self) -> Tensor:
@@ -348,6 +368,16 @@ def put_head(
     return module
 
 
+def differentiable(module: nn.Module) -> AbstractContextManager[Any]:
+    """Let a module be differentiated in evaluation mode, and twice, as a context.
+
+    The recurrent layers of cuDNN cannot; torch's own can.
+    """
+    if any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return nullcontext()
+
+
 def extractor_parameters(
     head: Head, module: nn.Module, infer: Callable[[Any], Any], X: Any
 ) -> set[str]:
@@ -360,7 +390,7 @@ def extractor_parameters(
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
-    with torch.enable_grad():
+    with torch.enable_grad(), differentiable(module):
         features = head.features(module, infer, X)
         if not features.requires_grad:
             return set()

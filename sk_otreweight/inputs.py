@@ -212,17 +212,22 @@ def cast(net: NeuralNet, X: Any, *, name: str) -> Any:
         return [cast(net, x, name=name) for x in X]
     tables = nn.Embedding, nn.EmbeddingBag
     embeds = any(isinstance(layer, tables) for layer in net.module_.modules())
-    dtypes = {parameter.dtype for parameter in net.module_.parameters()}
+    # By name, as numpy's differ from those of torch.
+    dtypes = {_name(parameter.dtype) for parameter in net.module_.parameters()}
 
     def convert(x: np.ndarray | Tensor, name: str) -> np.ndarray | Tensor:
         if embeds and not _is_floating(x):
             return check_cast(x, torch.int64, name=name)
-        if x.dtype in dtypes:  # half precision is for those who ask for it
+        if _name(x.dtype) in dtypes:  # half precision is for those who ask for it
             return x
-        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+        dtype = torch.float64 if "float64" in dtypes else torch.float32
         return check_cast(x, dtype, name=name)
 
     return map_arrays(convert, X, name=name)
+
+
+def _name(dtype: np.dtype | torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _is_floating(x: np.ndarray | Tensor) -> bool:

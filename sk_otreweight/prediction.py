@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from skorch import NeuralNet
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sk_otreweight.inputs import LabelledDataset, copied, n_bytes, n_rows, padded
+from sk_otreweight.inputs import (
+    LabelledDataset,
+    copied,
+    n_bytes,
+    n_rows,
+    padded,
+    take,
+)
 from sk_otreweight.loaders import RowLoader
 from sk_otreweight.randomness import untouched
-from sk_otreweight.wrappers import replaced
+from sk_otreweight.wrappers import alone, original, variant
 
 # Batches are filled up to a multiple of this: other numbers of rows round differently.
 _UNIT_ROWS = 128
@@ -24,9 +31,15 @@ _UNIT_ROWS = 128
 _BATCH_BYTES, _MOST_ROWS, _TRAINING_BATCHES = 2**19, 2**12, 8
 # Probabilities that are scaled at a time, so that they stay in the cache.
 _BLOCK_ENTRIES = 2**15
+# Rows that are looked at to see whether a net returns scores or probabilities.
+_SEEN_ROWS = 2**10
+# Criteria under which skorch makes probabilities of what the module returns.
+_KNOWN_CRITERIA = nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.BCELoss
 
 
-def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
+def predict_proba(
+    net: NeuralNet, X: Any, *, are_scores: bool | None = None
+) -> np.ndarray:
     """Return the class probabilities (n, K) of some rows, in float64.
 
     In batches of the size that the user configured for ``iterator_valid``, or else of a
@@ -38,7 +51,49 @@ def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
         Initialised.
     X : inputs
         In the dtype of the net.
+    are_scores : bool, default=None
+        What `returns_scores` said of the training rows; None asks the rows of `X`.
     """
+    outputs = _outputs(net, X)
+    if are_scores is None:
+        are_scores = _are_scores(outputs)
+    return as_probabilities(outputs, are_scores)
+
+
+def returns_scores(net: NeuralNet, X: Any) -> bool:
+    """Return whether what a net predicts are scores, not probabilities.
+
+    skorch knows how to make probabilities under some criteria. Under all others it
+    returns what the module does, which is known by the values: once for all rows,
+    as a few of them may have scores that could be probabilities.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Trained.
+    X : inputs
+        The training rows.
+    """
+    if _has_known_probabilities(net):
+        return False
+    every = slice(None, None, -(-n_rows(X) // _SEEN_ROWS))
+    with alone(net):
+        return _are_scores(_outputs(net, take(X, every)))
+
+
+def _has_known_probabilities(net: NeuralNet) -> bool:
+    """Return whether skorch makes probabilities by the criterion."""
+    modules = [part for part in vars(net).values() if isinstance(part, nn.Module)]
+    return (
+        isinstance(original(net.criterion_), _KNOWN_CRITERIA)
+        and len(modules) == 2  # no second criterion
+        and net.predict_nonlinearity == "auto"
+        and type(net).predict_proba.__module__.startswith("skorch.")
+    )
+
+
+def _outputs(net: NeuralNet, X: Any) -> np.ndarray:
+    """Return what the net predicts for some rows, (n, K) or (n,)."""
     n = n_rows(X)
     if _is_configured(net) or isinstance(X, Dataset):  # its loader makes the batches
         with untouched():
@@ -47,9 +102,9 @@ def predict_proba(net: NeuralNet, X: Any) -> np.ndarray:
         device = next(net.module_.parameters(), torch.empty(0)).device
         least = net.batch_size * (1 if device.type == "cpu" else _TRAINING_BATCHES)
         batches = _Batches(X, least)
-        with replaced(net, get_iterator=lambda *args, **kwargs: batches):
-            outputs = net.predict_proba(X)
-    return as_probabilities(outputs[:n])
+        loaded = variant(net, get_iterator=lambda *args, **kwargs: batches)
+        outputs = loaded.predict_proba(X)
+    return outputs[:n]
 
 
 def _is_configured(net: NeuralNet) -> bool:
@@ -102,21 +157,31 @@ class _Batches:
             yield batch, self.labels[: n_rows(batch)]
 
 
-def as_probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Return outputs as probabilities in float64, by a softmax if they are scores.
+def _are_scores(outputs: np.ndarray) -> bool:
+    """Return whether outputs cannot be probabilities."""
+    if outputs.ndim == 1 or outputs.shape[1] == 1:
+        return bool(((outputs < 0) | (outputs > 1)).any())
+    totals = outputs.sum(1, dtype=np.float64)
+    return bool((outputs < 0).any() or (np.abs(totals - 1) > 1e-2).any())
 
-    skorch knows how to make probabilities under some criteria; under all others it
-    returns what the module does.
+
+def as_probabilities(outputs: np.ndarray, are_scores: bool) -> np.ndarray:
+    """Return outputs as probabilities in float64, by a softmax if they are scores.
 
     Parameters
     ----------
     outputs : ndarray of shape (n, K), or (n,) or (n, 1) for two classes
+    are_scores : bool
     """
     if outputs.ndim == 1 or outputs.shape[1] == 1:
         second = outputs.reshape(-1).astype(np.float64)
-        if (second < 0).any() or (second > 1).any():
-            second = torch.from_numpy(second).sigmoid().numpy()
-        return np.stack([1 - second, second], axis=1)
+        # A softmax takes rows one by one, a sigmoid of few is rounded differently.
+        first = np.zeros_like(second) if are_scores else 1 - second
+        outputs = np.stack([first, second], axis=1)
+        if not are_scores:
+            return outputs
+    if are_scores:
+        return torch.from_numpy(outputs.astype(np.float64)).softmax(1).numpy()
     n, n_classes = outputs.shape
     probabilities, ones = np.empty((n, n_classes)), np.ones(n_classes)
     n_together = max(1, _BLOCK_ENTRIES // n_classes)
@@ -124,8 +189,5 @@ def as_probabilities(outputs: np.ndarray) -> np.ndarray:
         rows = slice(start, start + n_together)
         block = probabilities[rows]
         block[:] = outputs[rows]
-        totals = block @ ones
-        if block.min() < 0 or np.abs(totals - 1).max() > 1e-2:
-            return torch.from_numpy(outputs.astype(np.float64)).softmax(1).numpy()
-        block /= totals[:, None]
+        block /= (block @ ones)[:, None]
     return probabilities

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sk_otreweight._validation import check_choice, check_real, check_reg, resolve
 from sk_otreweight.batches import are_distinct, stacked
-from sk_otreweight.costs import Cost, resolve_cost
+from sk_otreweight.costs import Cost, full_precision, resolve_cost
 from sk_otreweight.meta_sets import Atoms, MetaSet, resolve_meta_set
 from sk_otreweight.statistics import WeightStatistics
 from sk_otreweight.transport import (
@@ -22,6 +22,7 @@ from sk_otreweight.transport import (
     centred,
     cost_gradient,
     in_fitting_parts,
+    result_dtype,
     unflattened,
     warn_unconverged,
 )
@@ -154,14 +155,12 @@ class Reweighter:
     def take_settings(self, other: Reweighter) -> None:
         """Go on with the settings of another reweighter.
 
-        What the weights have learned is kept, unless they are of another kind.
+        What the weights have learned is kept, unless they are of another kind or net.
         """
         self.reg, self.init_weights = other.reg, other.init_weights
         self.cost_, self.meta_set_ = other.cost_, other.meta_set_
         self.solver_ = other.solver_
-        is_same = type(self.weights_) is type(other.weights_)
-        if not is_same or self.weights_.get_params() != other.weights_.get_params():
-            self.weights_ = other.weights_
+        self.weights_ = self.weights_.going_on_as(other.weights_)
 
     def set_meta(self, labels: Tensor, features: Tensor | None = None) -> Reweighter:
         """Set the meta rows that the balanced distribution Q is built from.
@@ -220,6 +219,7 @@ class Reweighter:
             self.refresh(features)
         return self
 
+    @full_precision()
     def refresh(self, features: Tensor | None = None) -> None:
         """Solve for the weights of the whole training set again.
 
@@ -245,6 +245,7 @@ class Reweighter:
                 self.weights_.solve(cost, atoms.mass, self.reg, len(labels))
             )
 
+    @full_precision()
     def weights(
         self,
         features: Tensor | None,
@@ -282,6 +283,7 @@ class Reweighter:
         """
         return self.weights_.begin_batch(self._rows(labels, features, index))
 
+    @full_precision()
     def update(
         self,
         features: Tensor | None,
@@ -313,6 +315,8 @@ class Reweighter:
         """
         if self.solves_training_set:
             return
+        if features is not None:  # the steps are not the extractor's
+            features = features.detach()
         rows = self._rows(labels, features, index)
         n_steps = self.weights_.begin_batch(rows)
         atoms = self._draw_atoms(meta_features)
@@ -351,6 +355,7 @@ class Reweighter:
         """
         return self.weights_.separable and "features" not in self.weights_.needs
 
+    @full_precision()
     def update_epoch(self, features: Tensor | None, batches: Sequence[Tensor]) -> None:
         """Move the weights of all batches of an epoch.
 
@@ -428,7 +433,7 @@ class Reweighter:
             solution = self.solver_.solve_problem(problem, self.reg)
             p, _ = adjoint_potentials(problem.C, solution)
             self._note(solution)
-            return unflattened(centred(p), C.shape[:-2], C.dtype)
+            return unflattened(centred(p), C.shape[:-2], result_dtype(C))
 
         if C.ndim == 2:  # a single problem has no parts: an error that says what helps
             return in_fitting_parts(lambda _: gradients(C, a, mass), 1)
@@ -450,8 +455,9 @@ class Reweighter:
         p, q = adjoint_potentials(problem.C, solution)
         grad_C = cost_gradient(problem.C, solution, self.reg, p, q)
         scale = self.weights_.loss_weights(rows).detach().sum()
-        grad = unflattened(centred(p), (), C.dtype)
-        return grad + scale * chain(C, unflattened(grad_C, (), C.dtype))
+        dtype = result_dtype(C)
+        grad = unflattened(centred(p), (), dtype)
+        return grad + scale * chain(C, unflattened(grad_C, (), dtype))
 
     def __call__(
         self, features: Tensor | None, labels: Tensor, index: Tensor | None = None
@@ -473,10 +479,10 @@ class Reweighter:
         weights : Tensor of shape (n,)
             Factors of the losses, for a plain mean.
         """
-        features = None if features is None else features.detach()
         self.update(features, labels, index)
         return self.weights(features, labels, index)
 
+    @full_precision()
     def sample_weight(self, features: Tensor | None = None) -> Tensor:
         """Return the weights of all training rows (n,), of mean 1.
 
@@ -531,6 +537,8 @@ class Reweighter:
                 f"{self.weights_!r} reads weights off the features: pass the features "
                 "of the rows, the input of the classifier head."
             )
+        else:  # under autocast, they may come in a lower precision than they started
+            features = features.to(self._class_start.dtype)
         return Rows(features, labels, self._class_start, index)
 
     def _cost(self, features: Tensor | None, labels: Tensor, atoms: Atoms) -> Tensor:

@@ -25,6 +25,7 @@ from sk_otreweight._validation import (
     check_same_kind,
     check_table,
     is_array_like,
+    labels_like,
     warn_other_steps,
 )
 from sk_otreweight.inputs import (
@@ -109,11 +110,18 @@ def check_training_rows(
 
 
 def with_meta_rows(rows: TrainingRows) -> TrainingRows:
-    """Return the training rows with the meta rows, if there are some, added to them."""
+    """Return the training rows with the meta rows, if there are some, added to them.
+
+    Raises
+    ------
+    ValueError
+        If their labels are of another type.
+    """
     if rows.meta is None:
         return rows
     X_meta, y_meta = rows.meta
     check_same_kind(rows.X, X_meta)
+    y_meta = labels_like(y_meta, rows.y, name="y_meta")
     return rows._replace(
         X=concatenated(rows.X, X_meta),
         y=np.concatenate([rows.y, y_meta]),

@@ -102,12 +102,14 @@ class Stage2Step(ABC):
     """What a method does in stage 2: how it weighs losses, or which losses it has.
 
     `needs_features` and `needs_losses` say what it looks at in a batch: features are
-    read only if they are needed, losses are made sure to be finite. `draws_rows` says
-    that it has a word in which rows an epoch takes.
+    read only if they are needed, losses are made sure to be finite.
+    `differentiates_twice` says that it takes second derivatives of the losses,
+    `draws_rows` that it has a word in which rows an epoch takes.
     """
 
     needs_features: bool = False
     needs_losses: bool = False
+    differentiates_twice: bool = False
     draws_rows: bool = False
     # Attributes that have a state of their own, in a checkpoint.
     stateful: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ from sk_otreweight._validation import (
     warn_lost_stage,
 )
 from sk_otreweight.extraction import batch_features
-from sk_otreweight.features import Head, extractor_parameters
+from sk_otreweight.features import Head, differentiable, extractor_parameters
 from sk_otreweight.inputs import batch_of, dataset_labels
 from sk_otreweight.loaders import (
     RowBatch,
@@ -400,6 +400,8 @@ class _WeightedStep:
                 tap = stack.enter_context(self.head.tap(original(net.module_)))
             stack.enter_context(replaced(net, get_loss=loss, infer=infer))
             stack.enter_context(_unreduced(net.criterion_))
+            if self.step.differentiates_twice:
+                stack.enter_context(differentiable(net.module_))
             return net.train_step(batch)
 
     def _batch(

@@ -78,6 +78,7 @@ class TransportStep(PlainStep):
         takes_steps = not reweighter.solves_training_set
         self.virtual_step = virtual_step if moves_cost and takes_steps else None
         self.needs_losses = self.virtual_step is not None
+        self.differentiates_twice = self.virtual_step == "exact"
         # The features that a closed form looks at are extracted once per epoch.
         self.needs_features = takes_steps and reweighter.needs_features
         self.generator = torch.Generator().manual_seed(data.seed)
@@ -94,9 +95,7 @@ class TransportStep(PlainStep):
 
     def begin_epoch(self, batches: Sequence[Tensor] | None) -> None:
         """Refresh what an epoch depends on, and step weights that need no net."""
-        is_drawn = self.data.meta is None
-        is_moved = (is_drawn or not self.is_frozen) and not self.is_fixed
-        if not self.is_fresh and is_moved:
+        if not self.is_fresh and self._changes_between_epochs():
             self._set_meta()
             self.reweighter.refresh(self._solved_features())
         self.is_fresh = False
@@ -105,6 +104,23 @@ class TransportStep(PlainStep):
             reads = self.reweighter.needs_features
             self.reweighter.update_epoch(self.data.features if reads else None, batches)
             self._fix_weights(torch.cat(list(batches)))
+
+    def _changes_between_epochs(self) -> bool:
+        """Return whether what the meta set and a closed form look at is not the same.
+
+        So that what is left alone is neither extracted nor solved for again.
+        """
+        if self.is_fixed:  # stage 2 keeps the weights that stage 1 led to
+            return False
+        if self.data.meta is None and self._reads_meta_rows:  # drawn anew
+            return True
+        # Features move while the extractor is trained.
+        return self.reweighter.needs_meta_features and not self.is_frozen
+
+    @property
+    def _reads_meta_rows(self) -> bool:
+        """Whether meta rows count by more than their labels."""
+        return self.reweighter.needs_meta_features or self.meta_loss_weight > 0
 
     def _knows_weights(self, batches: Sequence[Tensor]) -> bool:
         """Return whether the weights of an epoch do not depend on its steps."""
@@ -199,8 +215,7 @@ class TransportStep(PlainStep):
     def _set_meta(self) -> None:
         """Give the reweighter its meta rows: those given, or some of the training."""
         data, reweighter = self.data, self.reweighter
-        needs_rows = reweighter.needs_meta_features or self.meta_loss_weight
-        if data.meta is None and not needs_rows:
+        if data.meta is None and not self._reads_meta_rows:
             reweighter.set_meta(
                 torch.arange(self.n_classes, device=device_of(data.net))
             )

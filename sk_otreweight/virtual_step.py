@@ -9,8 +9,9 @@ from skorch import NeuralNet
 from skorch.utils import to_tensor
 from torch import Tensor
 from torch.func import functional_call
+from torch.optim import Optimizer
 
-from sk_otreweight.features import FeatureExtractor, Head
+from sk_otreweight.features import FeatureExtractor, Head, differentiable
 from sk_otreweight.processes import Processes
 from sk_otreweight.wrappers import eager, original
 
@@ -35,10 +36,11 @@ class VirtualStep:
         self.net = net
         module = original(net.module_)
         self.extractor = FeatureExtractor(module, head, net.infer)
+        lrs, processes = _learning_rates(net), Processes.of(net)
         named = {
             f"module.{name}": parameter
             for name, parameter in module.named_parameters()
-            if parameter.requires_grad
+            if parameter.requires_grad and id(parameter) in lrs
         }
         # Each loss counts weight / n, as in the mean that is minimised.
         self.shares = (weights / len(weights)).requires_grad_(is_exact)
@@ -50,7 +52,6 @@ class VirtualStep:
             retain_graph=True,
             allow_unused=True,
         )
-        lrs, processes = _learning_rates(net), Processes.of(net)
         self.moves: dict[str, Tensor] = {}
         self.parameters: dict[str, Tensor] = {}
         for (name, parameter), grad in zip(named.items(), grads, strict=True):
@@ -78,7 +79,8 @@ class VirtualStep:
         return features
 
     def _features(self, X: Any) -> Tensor:
-        return functional_call(self.extractor, self.parameters, (X,))
+        with differentiable(self.extractor):
+            return functional_call(self.extractor, self.parameters, (X,))
 
     def chain(self, C: Tensor, grad_C: Tensor) -> Tensor:
         """Return the gradient that reaches the loss weights through the cost.
@@ -86,6 +88,9 @@ class VirtualStep:
         With v the gradient with respect to the virtual parameters, the gradient of
         weight i is ``-(alpha / n) <grad l_i, v>``.
         """
+        unmoved = torch.zeros_like(self.shares)
+        if not C.requires_grad:  # all parameters before the features are frozen
+            return unmoved
         grads = torch.autograd.grad(
             C,
             list(self.parameters.values()),
@@ -98,6 +103,8 @@ class VirtualStep:
             for move, grad in zip(self.moves.values(), grads, strict=True)
             if grad is not None
         ]
+        if not pairs:
+            return unmoved
         moves, directions = zip(*pairs, strict=True)
         (shares,) = torch.autograd.grad(
             moves, self.shares, grad_outputs=directions, retain_graph=True
@@ -113,9 +120,11 @@ def _are_alike(batches: list[Any]) -> bool:
 
 
 def _learning_rates(net: NeuralNet) -> dict[int, float]:
-    """Return the optimizer's current learning rate of each parameter, by identity."""
+    """Return the current learning rate of each parameter that is stepped, by id."""
+    optimizers = [part for part in vars(net).values() if isinstance(part, Optimizer)]
     return {
         id(parameter): group["lr"]
-        for group in net.optimizer_.param_groups
+        for optimizer in optimizers
+        for group in optimizer.param_groups
         for parameter in group["params"]
     }

@@ -26,8 +26,9 @@ def eager(net: NeuralNet) -> Iterator[None]:
     differentiated twice; what is distributed expects all processes to take part.
     Parameters and buffers are the same.
     """
-    parts = {name: original(getattr(net, name)) for name in ("module_", "criterion_")}
-    with replaced(net, **parts):
+    parts = {name: getattr(net, name) for name in ("module_", "criterion_")}
+    wrapped = {name: x for name, x in parts.items() if original(x) is not x}
+    with replaced(net, **{name: original(x) for name, x in wrapped.items()}):
         yield
 
 
@@ -51,9 +52,22 @@ def autocast(net: NeuralNet) -> AbstractContextManager[Any]:
     return nullcontext() if accelerator is None else accelerator.autocast()
 
 
+def variant(net: NeuralNet, **attributes: Any) -> NeuralNet:
+    """Return a net with other methods or attributes, that shares all else with `net`.
+
+    For predictions: other threads may use the same net at that time.
+    """
+    other = object.__new__(type(net))
+    vars(other).update(vars(net), **attributes)
+    return other
+
+
 @contextmanager
 def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Give a net, or another object, other methods or attributes for a while."""
+    """Give a net, or another object, other methods or attributes for a while.
+
+    For training, where the net is one thread's own and callbacks are to see the change.
+    """
     before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     vars(owner).update(attributes)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from contextlib import nullcontext
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sk_otreweight import OTReweightedClassifier, WeightVector
+from sk_otreweight import OTReweightedClassifier, WeightVector, load
 
 VARIANTS = [
     {"finetune": finetune, "weights": weights}
@@ -225,6 +226,39 @@ class GRUNet(nn.Module):
         return self.head(self.rnn(X)[0][:, -1])
 
 
+class WatchedGRU(GRUNet):
+    """Notes whether cuDNN may be used where a graph is built."""
+
+    seen: ClassVar[list[tuple[bool, bool]]] = []
+
+    def forward(self, X: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            self.seen.append((self.training, torch.backends.cudnn.enabled))
+        return super().forward(X)
+
+
+@pytest.mark.parametrize(
+    ("params", "with_cudnn"),
+    [
+        ({"finetune": "head"}, {(True, True), (False, False)}),
+        ({"finetune": "all", "virtual_step": "first_order"}, {(True, True)}),
+        (
+            {"finetune": "all", "virtual_step": "exact"},
+            {(True, True), (True, False), (False, False)},
+        ),
+    ],
+)
+def test_what_cudnn_cannot_differentiate_is_left_to_torch(params, with_cudnn, digits):
+    """Its recurrent layers: neither in evaluation mode nor twice."""
+    WatchedGRU.seen.clear()
+    X, X_meta = digits.X.reshape(-1, 8, 8), digits.X_meta.reshape(-1, 8, 8)
+    net = small_net(WatchedGRU, max_epochs=1)
+    clf = quick(net, weights="vector", max_epochs=1, **params)
+    clf.fit(X, digits.y, meta=(X_meta, digits.y_meta))
+    assert set(WatchedGRU.seen) == with_cudnn
+    assert torch.backends.cudnn.enabled
+
+
 class PointNet(nn.Module):
     """Sees the rows of a digit as a set of points."""
 
@@ -399,17 +433,69 @@ class SquaredLogistic(nn.Module):
         return losses.mean() if self.reduction == "mean" else losses
 
 
-def test_a_single_score_under_any_criterion_becomes_probabilities(few):
-    X, y, _ = few
-    net = NeuralNetBinaryClassifier(
+def squared_logistic():
+    return NeuralNetBinaryClassifier(
         OneLogitMLP, criterion=SquaredLogistic, optimizer=torch.optim.Adam, lr=0.03,
         max_epochs=20, train_split=None, verbose=0,
     )  # fmt: skip
-    clf = quick(net).fit(X, y > 7)
+
+
+def test_a_single_score_under_any_criterion_becomes_probabilities(few):
+    X, y, _ = few
+    clf = quick(squared_logistic()).fit(X, y > 7)
     assert clf.score(X, y > 7) > 0.9
     with torch.no_grad():
         expected = clf.net_.module_(torch.from_numpy(X)).sigmoid().numpy()
     np.testing.assert_allclose(clf.predict_proba(X)[:, 1], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_whether_scores_are_probabilities_is_not_read_off_the_rows(
+    n_classes, few, tmp_path
+):
+    """Some scores of single rows could be probabilities."""
+    X, y, _ = few
+    y = y > 7 if n_classes == 2 else y
+    net = squared_logistic() if n_classes == 2 else small_net(criterion=FocalLoss)
+    clf = quick(net).fit(X, y)
+    with torch.no_grad():
+        layer = clf.net_.module_.head
+        layer.weight.mul_(1e-3)
+        layer.bias.fill_(1 / n_classes)
+        scores = clf.net_.module_(torch.from_numpy(X)).double()
+    assert bool(((scores > 0) & (scores < 1)).all())
+    expected = clf.predict_proba(X)
+    clf.save(tmp_path / "clf.safetensors")
+    for fitted in (clf, load(tmp_path / "clf.safetensors")):
+        alone = np.concatenate([fitted.predict_proba(row[None]) for row in X])
+        np.testing.assert_array_equal(alone, expected)
+    softmax = scores.softmax(1) if n_classes > 2 else scores.sigmoid()
+    np.testing.assert_allclose(
+        expected if n_classes > 2 else expected[:, 1], softmax, atol=1e-6
+    )
+
+
+class FirstColumn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, X: Tensor) -> Tensor:
+        return self.scale * X[:, 0]
+
+
+def test_a_later_chunk_may_show_that_scores_are_no_probabilities():
+    X = np.linspace(0.1, 0.9, 8, dtype=np.float32)[:, None]
+    net = squared_logistic().set_params(module=FirstColumn, lr=0.0)
+    clf = quick(net, cost="label", finetune="all")
+    clf.partial_fit(X, X[:, 0] > 0.5, [False, True])
+    np.testing.assert_array_equal(clf.predict_proba(X)[:, 1], X[:, 0].astype(float))
+    sigmoids = 1 / (1 + np.exp(-X[:, 0].astype(float)))
+    for chunk in (4 * X, X):
+        clf.partial_fit(chunk, X[:, 0] > 0.5)
+        np.testing.assert_allclose(clf.predict_proba(X)[:, 1], sigmoids)
+    clf.fit(X, X[:, 0] > 0.5)  # forgets it
+    np.testing.assert_array_equal(clf.predict_proba(X)[:, 1], X[:, 0].astype(float))
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.95])

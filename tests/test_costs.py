@@ -160,6 +160,19 @@ def test_half_precision_is_computed_in_single(cost, entry, dtype, points):
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_autocast_takes_no_digits(dtype, points):
+    z, y, z_meta, y_meta = points
+    points = z.float(), y, z_meta.float(), y_meta
+    product = FunctionCost(lambda z, y, z_meta, y_meta: (z @ z_meta.T).abs())
+    for cost in (*(kind() for kind in COSTS.values()), product):
+        expected = cost(*points)
+        with torch.autocast("cpu", dtype=dtype):
+            C = cost(*points)
+        assert C.dtype == torch.float32
+        assert_same(C, expected, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_half_precision_does_not_overflow(dtype, points):
     z, y, z_meta, y_meta = points
     large = (1000 * z).to(dtype), y, (1000 * z_meta).to(dtype), y_meta
@@ -296,6 +309,16 @@ def test_a_function_is_a_cost(points):
     assert isinstance(cost, FunctionCost)
     assert_same(cost(*points), 3 * naive(label, points), atol=0.0)
     assert cost.needs == {"features", "labels"}
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)
+def test_a_function_may_return_integers_or_comparisons(dtype, points):
+    def differ(z, y, z_meta, y_meta):
+        return (y[:, None] != y_meta).to(dtype)
+
+    C = FunctionCost(differ)(*points)
+    assert C.dtype == points[0].dtype
+    assert_same(C, naive(label, points), atol=0.0)
 
 
 @pytest.mark.parametrize(

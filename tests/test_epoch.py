@@ -407,6 +407,36 @@ def test_weights_that_depend_on_the_steps_wait_for_them(params, few):
     assert updates.call_count == 2 * n_batches
 
 
+@pytest.mark.parametrize(
+    ("params", "n_solved"),
+    [
+        ({"cost": "label", "finetune": "all"}, 1),
+        ({"cost": "label", "finetune": "all", "meta_loss_weight": 1.0}, 1),
+        ({"cost": "combined", "finetune": "head"}, 1),
+        ({"cost": "combined", "finetune": "all"}, 3),
+        ({"cost": "combined", "finetune": "all", "restart": True}, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("draws_meta", [False, True])
+def test_a_closed_form_is_solved_when_something_has_changed(
+    params, n_solved, draws_meta, few
+):
+    X, y, meta = few
+    if draws_meta and not params.get("restart"):
+        reads_rows = params["cost"] != "label" or "meta_loss_weight" in params
+        n_solved = 3 if reads_rows else 1
+    clf = quick(net_of_batches(), weights="semirelaxed", max_epochs=3, **params)
+    with mock.patch.object(
+        SemiRelaxedWeights, "solve", autospec=True, side_effect=SemiRelaxedWeights.solve
+    ) as solve:
+        clf.fit(X, y, meta=None if draws_meta else meta)
+    assert solve.call_count == n_solved
+    costs = clf.history_[:, "ot_cost"][-3:]
+    if n_solved == 1:
+        assert len(set(costs)) == 1
+
+
 def test_chunks_of_a_stream_are_solved_together(few):
     X, y, meta = few
     order = np.random.default_rng(0).permutation(len(y))

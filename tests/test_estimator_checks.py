@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from unittest import SkipTest
 
@@ -21,6 +23,10 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 from sk_otreweight import OTReweightedClassifier, OTReweightedEstimator
+from sk_otreweight.baselines import (
+    ClassBalancedFocalClassifier,
+    NearestClassMeanClassifier,
+)
 
 
 def quick_net(**params):
@@ -153,3 +159,38 @@ def test_a_plain_net_does_depend_on_the_company():
             one_by_one = torch.cat([net(row[None]) for row in X[:40]])
             differences.append((one_by_one - net(X)[:40]).abs().max().item())
     assert max(differences) > 0
+
+
+@pytest.fixture
+def busy_threads():
+    """Threads that take turns as often as Python lets them."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        (OTReweightedClassifier, "predict_proba"),
+        (OTReweightedClassifier, "suspicious_rows"),
+        (ClassBalancedFocalClassifier, "predict_proba"),
+        (NearestClassMeanClassifier, "predict_proba"),  # reads features
+    ],
+)
+def test_threads_get_the_results_of_their_own_rows(kind, method, busy_threads):
+    X, y = make_blobs(n_samples=120, n_features=7, random_state=0)
+    clf = kind(small_net(max_epochs=1), max_epochs=1, random_state=0).fit(X, y)
+
+    def result(part):
+        if method == "predict_proba":
+            return clf.predict_proba(X[part])
+        return clf.suspicious_rows(X[part], y[part])["score"]
+
+    parts = [slice(start, start + 30) for start in range(0, 120, 30)] * 10
+    expected = [result(part) for part in parts[:4]] * 10
+    for found, wanted in zip(busy_threads.map(result, parts), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert "get_iterator" not in vars(clf.net_)

@@ -150,6 +150,11 @@ class ConvolutionalHead(nn.Module):
         return self.head(X[:, None, None]).mean((2, 3))
 
 
+class ByKeyword(Plain):
+    def forward(self, X):
+        return self.head(input=self.body(X))
+
+
 class CalledTwice(Plain):
     """The same head on two views."""
 
@@ -220,6 +225,7 @@ FOUND = [
     (Sigmoid, "head", "sigmoid"),
     (WithAuxiliary, "head", None),  # a loss may use the other output
     (HeadFirst, "head", "logits"),
+    (ByKeyword, "head", "logits"),
     (Tied, "head", "logits"),
     (DropoutBefore, "head", "logits"),
     (WeightNorm, "head", "logits"),
@@ -357,6 +363,12 @@ def test_head_by_name():
     assert deeper.features(module, module, X).shape == (4, H)
     twice, X = make(CalledTwice)
     assert find_head(twice, twice, X, "head").name == "head"
+
+
+def test_a_layer_that_is_called_by_keyword_is_listed():
+    module, X = make(ByKeyword)
+    with pytest.raises(ValueError, match=r"head \(input \(4, 8\)\)"):
+        find_head(module, lambda X: module(X) ** 2, X)
 
 
 def test_one_of_several_equal_heads_is_not_replayed():

@@ -12,6 +12,7 @@ from nets_for_tests import DoubleMLP, NormDropoutMLP, SmallMLP, small_net
 from oracles import assert_same
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from torch import nn
 from transport_problems import (
     DTYPES,
     SHAPES,
@@ -344,6 +345,29 @@ def test_workers_and_pinned_memory(finetune, part, encoded):
     net = small_net(device=DEVICE, max_epochs=1, **loading)
     clf = quick(net, finetune=finetune, max_epochs=1).fit(X, y, meta=meta)
     assert np.isfinite(clf.sample_weight_).all()
+
+
+class GRUNet(nn.Module):
+    def __init__(self, n_classes: int):
+        super().__init__()
+        self.rnn = nn.GRU(8, 16, batch_first=True)
+        self.head = nn.Linear(16, n_classes)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        return self.head(self.rnn(X)[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    "params", [{"finetune": "head"}, {"finetune": "all", "virtual_step": "exact"}]
+)
+def test_recurrent_nets(params, encoded):
+    """cuDNN differentiates them neither in evaluation mode nor twice."""
+    X, y, (X_meta, y_meta) = encoded
+    X, X_meta = X.reshape(-1, 8, 8), X_meta.reshape(-1, 8, 8)
+    net = small_net(GRUNet, max_epochs=1, device=DEVICE)
+    clf = quick(net, weights="vector", **params).fit(X, y, meta=(X_meta, y_meta))
+    assert np.isfinite(clf.predict_proba(X)).all()
+    assert np.ptp(clf.sample_weight_) > 0
 
 
 def test_a_full_device_solves_in_smaller_parts():

@@ -187,6 +187,7 @@ TABLE = {
             "inputs",
             "losses",
             "meta_rows",
+            "prediction",
             "priors",
             "sampling",
             "scores",

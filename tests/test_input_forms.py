@@ -29,7 +29,7 @@ from sk_otreweight import (
 )
 from sk_otreweight.extraction import extract_features, training_features
 from sk_otreweight.features import Head
-from sk_otreweight.inputs import n_bytes_on
+from sk_otreweight.inputs import cast, n_bytes_on
 from sk_otreweight.training import TrainingRun
 
 
@@ -584,6 +584,24 @@ def test_dtypes_of_tensors(dtype, few):
     X = torch.from_numpy((16 * X).round()).to(dtype)
     expected = quick().fit(X.float().numpy(), y).predict_proba(X.float().numpy())
     np.testing.assert_array_equal(quick().fit(X, y).predict_proba(X), expected)
+
+
+class HalfMLP(SmallMLP):
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+        self.half()
+
+
+@pytest.mark.parametrize("form", [np.asarray, torch.from_numpy])
+def test_half_precision_is_for_those_who_ask_for_it(form, few):
+    X, y, _ = few
+    X = form(X.astype(np.float16))
+    net = small_net(HalfMLP, max_epochs=1, lr=1e-3, optimizer=torch.optim.SGD)
+    clf = quick(net, max_epochs=1).fit(X, y)
+    assert cast(clf.net_, X, name="X") is X
+    assert np.isfinite(clf.predict_proba(X)).all()
+    single = cast(quick(max_epochs=0).fit(X, y).net_, X, name="X")
+    assert single.dtype in (np.float32, torch.float32)
 
 
 def test_tensors_with_a_graph(few):

@@ -460,6 +460,10 @@ SCORES, LABELS = torch.zeros(3, K), torch.tensor([0, 1, 2])
             lambda: LogitAdjustedLoss(COUNTS, target_prior=[0.5, 0.5]),
             "2 entries for 4 classes",
         ),
+        (
+            lambda: LogitAdjustedLoss([3, 1], target_prior=[1, 0]),
+            r"target_prior=\[1.0, 0.0\] leaves no share to the classes \[1\]",
+        ),
         (lambda: DeferredReweightingLoss("ce", [1, 2]), "loss='ce' is not valid"),
         (
             lambda: DeferredReweightingLoss(nn.CrossEntropyLoss(), [1, 2], start=2),

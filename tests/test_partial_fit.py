@@ -24,9 +24,11 @@ from skorch.callbacks import LRScheduler
 from torch import nn
 
 from sk_otreweight import (
+    AttentionWeightNet,
     FeatureCost,
     POTSolver,
     SinkhornSolver,
+    WeightNet,
     WeightVector,
     WholeMetaSet,
 )
@@ -325,3 +327,28 @@ def test_parameters_that_are_set_between_chunks(few):
     clf.set_params(reg=1.0).partial_fit(X, y)
     assert clf.weights_.get_params() == WeightVector().get_params()
     assert not torch.equal(clf.weights_.values_, torch.ones_like(learned))
+
+
+@pytest.mark.parametrize(
+    ("params", "is_kept"),
+    [
+        ({"weight_lr": 0.0}, True),
+        ({"weights": WeightNet(lr=0.0, optimizer=torch.optim.Adam)}, True),
+        ({"weights": WeightNet(lr=0.0, hidden=7)}, False),
+        ({"weights": AttentionWeightNet(lr=0.0)}, False),
+    ],
+)
+def test_a_weight_net_goes_on_with_another_step_size(params, is_kept, few):
+    X, y, meta = few
+    clf = quick(weights="net", cost="label").fit(X, y, meta=meta)
+    learned = state(clf.weights_.module_)
+    clf.set_params(**params).partial_fit(X, y)
+    assert clf.weights_.lr == 0.0
+    assert {group["lr"] for group in clf.weights_.optimizer_.param_groups} == {0.0}
+    optimizer = params["weights"].optimizer if "weights" in params else torch.optim.SGD
+    assert type(clf.weights_.optimizer_) is optimizer
+    if is_kept:
+        assert_same_state(state(clf.weights_.module_), learned)
+    else:
+        shapes = {x.shape for x in state(clf.weights_.module_).values()}
+        assert shapes != {x.shape for x in learned.values()}

@@ -267,6 +267,58 @@ def test_training_on_meta_rows_is_training_on_both(data, name):
     np.testing.assert_array_equal(without.predict_proba(X), plain.predict_proba(X))
 
 
+@pytest.mark.parametrize(
+    ("names", "own", "given"),
+    [
+        ([0, 1, 2, 7], int, float),
+        ([0, 1, 2, 7], int, np.uint8),
+        ([0, 1, 2, 7], np.float32, int),
+        ([0, 1, 2, 7], int, object),
+        (["a", "b", "c", "newest"], str, object),
+        (["a", "b", "c", "newest"], object, str),
+    ],
+)
+def test_labels_of_meta_rows_become_like_those_of_y(names, own, given, data):
+    X, y, (X_meta, y_meta) = data
+    y = np.array(names[:3]).astype(own)[y]
+    clf = quick(cost="label", max_epochs=0, train_on_meta=True)
+    clf.fit(X, y, meta=(X_meta, np.array(names).astype(given)[y_meta]))
+    assert clf.classes_.tolist() == names[:3]
+    assert clf.classes_.dtype == y.dtype
+    y_meta = np.append(y_meta[:-1], 3)  # a class that only these have
+    clf.fit(X, y, meta=(X_meta, np.array(names).astype(given)[y_meta]))
+    assert clf.classes_.tolist() == names
+    assert clf.classes_.dtype.kind == y.dtype.kind
+
+
+def test_labels_of_meta_rows_may_be_true_and_false(data):
+    X, y, (X_meta, y_meta) = data
+    clf = quick(cost="label", max_epochs=0, train_on_meta=True)
+    meta = X_meta, (y_meta > 0).astype(int)
+    assert clf.fit(X, y > 0, meta=meta).classes_.dtype == bool
+    with pytest.raises(ValueError, match=r"unknown: \[2\]; the classes of y are \[F"):
+        clf.fit(X, y > 0, meta=(X_meta, y_meta))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y.astype(str),
+        lambda y: y.astype(str).astype(object),
+        lambda y: np.array(["ant", "cat", "dog"])[y],
+        lambda y: y + 0.5,
+        lambda y: np.where(y > 0, None, y),
+    ],
+)
+def test_labels_of_meta_rows_of_another_type(change, data):
+    X, y, (X_meta, y_meta) = data
+    clf = quick(cost="label", train_on_meta=True)
+    with pytest.raises(ValueError, match=r"y_meta holds labels .* of y.* \[0, 1, 2\]"):
+        clf.fit(X, y, meta=(X_meta, change(y_meta)))
+    with pytest.raises(ValueError, match="y_meta holds labels"):
+        clf.partial_fit(X, y, [0, 1, 2], meta=(X_meta, change(y_meta)))
+
+
 def test_what_is_compared_has_its_own_stage_one(data):
     X, y, meta = data
     methods = {

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, normalize
 from sk_otreweight import (
     AttentionWeightNet,
     CombinedCost,
+    Cost,
     ModuleWeights,
     POTSolver,
     PrototypeMetaSet,
@@ -639,6 +640,31 @@ def test_single_precision_finds_the_same_weights():
     assert_same(found[0], found[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("weights", ["vector", "net", "attention", "semirelaxed"])
+def test_autocast_finds_the_same_weights(weights):
+    z, y, z_meta, y_meta = small_problem()
+    problem = z.float(), y, z_meta.float(), y_meta
+    found = []
+    for is_enabled in (False, True):
+        reweighter = started(problem, weights=weights, solver="sinkhorn")
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_enabled):
+            for rows in batches():
+                reweighter(problem[0][rows], y[rows], rows)
+            reweighter.update_epoch(problem[0], list(batches()))
+            reweighter.refresh(problem[0])
+            found.append(reweighter.sample_weight(problem[0]))
+    assert found[1].dtype == torch.float32
+    assert_same(found[1], found[0], atol=0.0)
+
+
+def test_features_that_autocast_made_smaller():
+    z, y, z_meta, y_meta = small_problem()
+    reweighter = started((z.float(), y, z_meta.float(), y_meta), weights="net")
+    weights = reweighter(z.bfloat16(), y)
+    assert weights.dtype == torch.float32
+    assert_same(weights, reweighter.weights(z.float(), y), atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_pot_in_the_solver_slot(dtype):
     """Masses of 1 / 10 in single precision do not sum to 1 to POT's last digit."""
@@ -664,6 +690,18 @@ def test_features_keep_their_graph_out_of_it():
     assert not weights.requires_grad
     assert z.grad is None
     assert z_meta.grad is None
+
+
+@pytest.mark.parametrize("weights", ["vector", "net", "attention"])
+def test_an_update_leaves_the_graph_of_the_features_alone(weights):
+    z, y, z_meta, y_meta = small_problem()
+    reweighter = started((z, y, z_meta, y_meta), weights=weights)
+    scale = torch.ones(1, dtype=z.dtype, requires_grad=True)
+    features = (scale * z).tanh()
+    reweighter.update(features, y, torch.arange(24))
+    assert scale.grad is None
+    features.sum().backward()
+    assert scale.grad is not None
 
 
 # --- statistics -----------------------------------------------------------------------
@@ -855,6 +893,32 @@ def test_a_cost_that_is_wrong_is_named():
 
     with pytest.raises(ValueError, match="the cost odd .* entries >= 0"):
         started((z, y, z_meta, y_meta), cost=odd)(z, y, torch.arange(24))
+
+
+class Differing(Cost):
+    """The label cost as a comparison, or in another dtype."""
+
+    needs = frozenset({"labels"})
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def _pairwise(self, features, labels, points, meta_labels):
+        return (labels[:, None] != meta_labels).to(self.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize("weights", ["vector", "net", "semirelaxed"])
+def test_costs_that_are_no_floats(weights, dtype):
+    z, y, _, _ = small_problem()
+    found = []
+    for cost in (Differing(dtype), "label"):
+        reweighter = Reweighter(cost=cost, weights=weights).set_meta(torch.arange(3))
+        reweighter.set_training_set(y, z)
+        reweighter.update_epoch(z, [torch.arange(12), torch.arange(12, 24)])
+        found.append(reweighter(z, y, torch.arange(24)))
+    assert_same(*found, atol=1e-6)
+    assert found[1].std() > 1e-3
 
 
 @pytest.mark.parametrize("weights", ["vector", "semirelaxed"])

@@ -132,6 +132,18 @@ def test_closed_form_is_finite_and_sums_to_the_mass(largest_cost, reg, dtype):
     assert weights.sum().item() == pytest.approx(3.0, rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool], ids=str)
+def test_closed_form_of_costs_that_are_no_floats(dtype):
+    C = (random_problem(13, 4)[0] > 0.5).to(dtype)
+    b = uniform(4, torch.float32)
+    for cost in (C, lambda rows: C[rows]):
+        weights, total = solve_semirelaxed(cost, b, 0.1, n_rows=13)
+        expected = solve_semirelaxed(C.float(), b, 0.1)
+        assert weights.dtype == total.dtype == torch.float32
+        assert_same(weights, expected[0], atol=0.0)
+        assert_same(total, expected[1], atol=0.0)
+
+
 def test_closed_form_reports_the_cost_of_its_plan():
     C, _, b = random_problem(13, 4)
     _, cost = solve_semirelaxed(C, b, 0.1)

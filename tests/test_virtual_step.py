@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from classifier_helpers import quick
-from nets_for_tests import DoubleMLP, small_net
+from nets_for_tests import DoubleMLP, SmallMLP, small_net
+from skorch import NeuralNetClassifier
 
 from sk_otreweight import virtual_step as module
 from sk_otreweight.virtual_step import VirtualStep
@@ -43,6 +44,71 @@ def test_together_and_apart(digits, virtual_step, monkeypatch):
     assert [n - n_meta for n in of_both] == of_each[::2]
     np.testing.assert_allclose(together.sample_weight_, apart.sample_weight_, rtol=1e-8)
     assert np.ptp(together.sample_weight_) > 0.01
+
+
+PLAIN = {
+    "criterion": torch.nn.CrossEntropyLoss, "lr": 0.1, "max_epochs": 1,
+    "train_split": None, "verbose": 0,
+}  # fmt: skip
+
+
+class FrozenBody(SmallMLP):
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+        self.body.requires_grad_(False)
+
+
+class HeadStepper(NeuralNetClassifier):
+    """Has the head stepped alone."""
+
+    def initialize_optimizer(self, *args, **kwargs):
+        self.optimizer_ = torch.optim.SGD(self.module_.head.parameters(), lr=self.lr)
+        return self
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [(NeuralNetClassifier, FrozenBody), (HeadStepper, SmallMLP)],
+)
+def test_an_extractor_that_is_not_trained_is_not_moved(kind, body, digits):
+    found = []
+    for virtual_step in (None, "first_order", "exact"):
+        net = kind(body, **PLAIN)
+        params = {"weights": "vector", "finetune": "all", "virtual_step": virtual_step}
+        clf = quick(net, **params).fit(digits.X, digits.y, meta=digits.meta)
+        found.append(clf.sample_weight_)
+    assert np.ptp(found[0]) > 0.01
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+    np.testing.assert_array_equal(found[2], found[1])
+
+
+class TwoOptimizers(NeuralNetClassifier):
+    """Steps the head by an optimizer of its own, and the bias of the body by none."""
+
+    def initialize_optimizer(self, *args, **kwargs):
+        self.optimizer_ = torch.optim.SGD([self.module_.body[0].weight], lr=self.lr)
+        self.head_optimizer_ = torch.optim.SGD(self.module_.head.parameters(), lr=0.5)
+        return self
+
+    def train_step(self, batch, **fit_params):
+        self.head_optimizer_.zero_grad()
+        result = super().train_step(batch, **fit_params)
+        self.head_optimizer_.step()
+        return result
+
+
+@pytest.mark.parametrize("virtual_step", ["first_order", "exact"])
+def test_a_net_of_two_optimizers(digits, virtual_step):
+    net = TwoOptimizers(SmallMLP, **PLAIN)
+    clf = quick(net, weights="vector", finetune="all", virtual_step=virtual_step)
+    clf.fit(digits.X, digits.y, meta=digits.meta)
+    assert np.ptp(clf.sample_weight_) > 0.001
+    module_, rates = clf.net_.module_, module._learning_rates(clf.net_)
+    assert rates == {
+        id(module_.body[0].weight): 0.1,
+        id(module_.head.weight): 0.5,
+        id(module_.head.bias): 0.5,
+    }
 
 
 @pytest.mark.parametrize(

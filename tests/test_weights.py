@@ -15,6 +15,7 @@ from torch import nn
 from sk_otreweight import (
     AttentionWeightNet,
     ModuleWeights,
+    Reweighter,
     SemiRelaxedWeights,
     WeightNet,
     WeightStrategy,
@@ -472,6 +473,67 @@ def test_module_weights_follow_the_seed():
     assert_global_rng_untouched(lambda: parameters(1))
 
 
+class Moody(nn.Module):
+    """Behaves differently in training and in evaluation."""
+
+    def __init__(self, n_features):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(n_features, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 1)
+        )
+
+    def forward(self, z):
+        return self.layers(z)
+
+
+def test_a_net_is_trained_by_its_steps_only():
+    strategy, rows = ModuleWeights(Moody), training_rows()
+    strategy.start(rows, 0)
+    buffers = {name: x.clone() for name, x in strategy.module_.named_buffers()}
+    before = strategy.loss_weights(rows)
+    assert_same(strategy.loss_weights(rows), before, atol=0.0)
+    alone = torch.cat([strategy.scores(row[None]) for row in rows.features])
+    assert_same(alone, strategy.scores(rows.features), atol=1e-12)
+    for name, x in strategy.module_.named_buffers():
+        assert torch.equal(x, buffers[name])
+    strategy.step(rows, random(N, seed=1))
+    assert not torch.equal(strategy.module_.layers[1].running_mean, torch.zeros(8))
+    assert not strategy.module_.training
+    assert_same(strategy.loss_weights(rows), strategy.loss_weights(rows), atol=0.0)
+
+
+def test_dropout_follows_the_seed_and_is_new_in_each_step():
+    def masks(seed):
+        strategy, rows = ModuleWeights(Moody, lr=0.0), training_rows()
+        strategy.start(rows, seed)
+        drawn = []
+        strategy.module_.layers[2].register_forward_hook(
+            lambda layer, args, output: drawn.append(output == 0)
+        )
+        for _ in range(3):
+            torch.rand(1)
+            strategy.step(rows, random(N))
+        return torch.stack(drawn)
+
+    first = masks(1)
+    assert torch.equal(first, masks(1))
+    assert not torch.equal(first, masks(2))
+    assert not torch.equal(first[0], first[1])
+    strategy = ModuleWeights(Moody)
+    strategy.start(training_rows(), 0)
+    assert_global_rng_untouched(lambda: strategy.step(training_rows(), random(N)))
+
+
+def test_lazy_layers_follow_the_seed():
+    def parameters(seed):
+        strategy = ModuleWeights(lazy)
+        strategy.start(training_rows(), seed)
+        return torch.cat([p.flatten() for p in strategy.module_.parameters()])
+
+    assert torch.equal(parameters(1), parameters(1))
+    assert_global_rng_untouched(lambda: parameters(1))
+
+
 @pytest.mark.parametrize("width", [2, 12])
 def test_a_net_must_return_one_score_per_row(width):
     strategy = ModuleWeights(lambda n_features: nn.Linear(n_features, width))
@@ -589,6 +651,12 @@ def test_unknown_weights_list_the_valid_ones(wrong):
         resolve_weights(wrong)
     for part in (*WEIGHTS, "an instance of WeightStrategy or a callable"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("make", [lambda net: net, ModuleWeights], ids=["bare", "in"])
+def test_an_instance_of_a_module_is_no_weight_net(make):
+    with pytest.raises(ValueError, match="is an instance, but .* give its class"):
+        Reweighter(weights=make(nn.Linear(D, 1)))
 
 
 class FixedWeights(WeightStrategy):

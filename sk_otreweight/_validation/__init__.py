@@ -10,6 +10,7 @@ from sk_otreweight._validation.classes import (
     check_class_scores,
     check_class_vector,
     check_features,
+    check_shares,
     check_target_prior,
 )
 from sk_otreweight._validation.comparison import check_compared, check_seeds
@@ -34,6 +35,7 @@ from sk_otreweight._validation.labels import (
     check_same_classes,
     check_two_classes,
     encode_labels,
+    labels_like,
 )
 from sk_otreweight._validation.meta import (
     MetaData,
@@ -58,6 +60,7 @@ from sk_otreweight._validation.nets import (
     check_finite_parameters,
     check_linear_head,
     check_losses,
+    check_makes_modules,
     check_optimizer,
     check_output_width,
     check_returns_scores,
@@ -129,6 +132,7 @@ __all__ = [
     "check_labels",
     "check_linear_head",
     "check_losses",
+    "check_makes_modules",
     "check_meta_arguments",
     "check_meta_columns",
     "check_meta_inputs",
@@ -150,6 +154,7 @@ __all__ = [
     "check_same_mass",
     "check_seeds",
     "check_table",
+    "check_shares",
     "check_target_prior",
     "check_tensor",
     "check_thresholds",
@@ -159,6 +164,7 @@ __all__ = [
     "component_repr",
     "encode_labels",
     "is_array_like",
+    "labels_like",
     "map_arrays",
     "resolve",
     "warn_checkpoint_not_written",

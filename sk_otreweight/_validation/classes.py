@@ -59,6 +59,21 @@ def check_class_vector(
     return vector
 
 
+def check_shares(
+    values: Sequence[float] | Tensor, *, name: str, n_classes: int
+) -> Tensor:
+    """Return a number > 0 for each class in float64, scaled to a sum of 1."""
+    shares = check_class_vector(values, name=name, n_classes=n_classes)
+    lacking = (shares == 0).nonzero().flatten().tolist()
+    if lacking:
+        raise ValueError(
+            f"{name}={shares.tolist()} leaves no share to the classes {lacking}, whose "
+            "loss would be infinite: give each class a share > 0, a small one to those "
+            "that hardly occur."
+        )
+    return shares / shares.sum()
+
+
 def check_class_scores(
     input: Tensor, target: Tensor, *, n_classes: int | None = None
 ) -> None:

@@ -33,6 +33,35 @@ def encode_labels(y: np.ndarray, classes: np.ndarray, *, name: str) -> np.ndarra
     return np.searchsorted(classes, y).astype(np.int64)
 
 
+def labels_like(labels: np.ndarray, y: np.ndarray, *, name: str) -> np.ndarray:
+    """Return labels in the type of those of `y`, which may lack their classes.
+
+    Raises
+    ------
+    ValueError
+        If they are of another type.
+    """
+    classes = np.unique(y)
+    given, expected = _plain(labels), _plain(classes)
+    if given.dtype.kind == expected.dtype.kind:
+        return given.astype(object) if y.dtype == object else given
+    if _are_numbers(given, expected):
+        with np.errstate(invalid="ignore"):
+            cast = given.astype(y.dtype)
+        if np.array_equal(cast, given):
+            return cast
+    return classes[encode_labels(labels, classes, name=name)]  # or raise
+
+
+def _plain(labels: np.ndarray) -> np.ndarray:
+    """Return labels that came as objects, as those of a frame do, in their own type."""
+    return np.asarray(labels.tolist()) if labels.dtype == object else labels
+
+
+def _are_numbers(*labels: np.ndarray) -> bool:
+    return all(values.dtype.kind in "iufb" for values in labels)
+
+
 def check_labels(y: Any) -> np.ndarray:
     """Return labels as an array (n,) without missing values."""
     if y is None:
@@ -87,8 +116,10 @@ def check_same_classes(given: np.ndarray, classes: np.ndarray) -> None:
 
 def _remedy(unseen: np.ndarray, classes: np.ndarray, *, is_meta: bool) -> str:
     """Return what to do about labels that are not among the classes of y."""
-    are_numbers = unseen.dtype.kind in "iufb" and classes.dtype.kind in "iufb"
-    same_kind = are_numbers or unseen.dtype.kind == classes.dtype.kind
+    unseen, expected = _plain(unseen), _plain(classes)
+    same_kind = _are_numbers(unseen, expected) or (
+        unseen.dtype.kind == expected.dtype.kind
+    )
     if same_kind:
         remedy = "Remove these rows, or add training rows of these classes."
     else:

@@ -29,6 +29,16 @@ def check_output_width(output: Tensor, *, n_rows: int, n_classes: int) -> None:
     )
 
 
+def check_makes_modules(module: Any) -> None:
+    """Raise if a module is given where a class, or what makes one, is expected."""
+    if isinstance(module, nn.Module):
+        raise ValueError(
+            f"The weight net {module} is an instance, but each fit begins with a new "
+            "one: give its class, or a function that returns a module, such as "
+            "lambda n_features: nn.Linear(n_features, 1)."
+        )
+
+
 def check_finite_output(output: Tensor) -> None:
     """Raise if a net returns NaN or infinity before it is trained."""
     if not bool(output.isfinite().all()):

@@ -174,7 +174,7 @@ class L2RWClassifier(MetaClassifier):
 
     Ren et al., ICML 2018: in each batch the weights are the products of the rows'
     gradients with that of the meta rows, those below 0 set to 0, scaled to a sum of 1.
-    If all are 0 the step is left out.
+    If all are 0 the batch has no loss, and momentum alone moves the net.
 
     Parameters
     ----------

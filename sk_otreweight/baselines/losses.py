@@ -29,8 +29,9 @@ from sk_otreweight.losses import (
     FocalLoss,
     LogitAdjustedLoss,
 )
+from sk_otreweight.prediction import predict_proba
 from sk_otreweight.stage2 import Stage2Data, Stage2Step
-from sk_otreweight.wrappers import replaced
+from sk_otreweight.wrappers import variant
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -125,8 +126,8 @@ class ClassBalancedFocalClassifier(BaselineClassifier):
     def _probabilities(self, X: Any) -> np.ndarray:
         if self.link == "softmax":
             return super()._probabilities(X)
-        with replaced(self.net_, predict_nonlinearity=sigmoid_shares):
-            return super()._probabilities(X)
+        net = variant(self.net_, predict_nonlinearity=sigmoid_shares)
+        return predict_proba(net, X, are_scores=False)
 
     def _make_step(self, data: Stage2Data) -> Stage2Step:
         loss = ClassBalancedLoss(self._counts(), self.beta, self.gamma, self.link)

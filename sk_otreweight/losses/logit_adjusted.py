@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sk_otreweight._validation import (
     check_class_counts,
-    check_class_vector,
     check_real,
+    check_shares,
 )
 from sk_otreweight.losses.base import ClassificationLoss, class_vector
 
@@ -30,7 +30,7 @@ class LogitAdjustedLoss(ClassificationLoss):
     tau : float, default=1.0
         Strength; 0 is cross-entropy.
     target_prior : array-like of shape (n_classes,), default=None
-        Shares of the classes where the model will be used; None is uniform.
+        Shares > 0 of the classes where the model will be used; None is uniform.
     reduction : {"mean", "sum", "none"}, default="mean"
 
     Raises
@@ -63,10 +63,10 @@ class LogitAdjustedLoss(ClassificationLoss):
         self.target_prior = target_prior
         shift = tau * (counts / counts.sum()).log()
         if target_prior is not None:
-            prior = check_class_vector(
+            prior = check_shares(
                 target_prior, name="target_prior", n_classes=len(counts)
             )
-            shift = shift - (prior / prior.sum()).log()
+            shift = shift - prior.log()
         self.register_buffer("shift", class_vector(shift))
 
     def row_losses(self, input: Tensor, target: Tensor) -> Tensor:

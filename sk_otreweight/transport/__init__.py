@@ -24,7 +24,12 @@ from sk_otreweight.transport.plan import (
     warn_unconverged,
 )
 from sk_otreweight.transport.pot import POTSolver
-from sk_otreweight.transport.problem import Problem, problem_chunks, unflattened
+from sk_otreweight.transport.problem import (
+    Problem,
+    problem_chunks,
+    result_dtype,
+    unflattened,
+)
 from sk_otreweight.transport.semirelaxed import semirelaxed_weights, solve_semirelaxed
 from sk_otreweight.transport.sinkhorn import SinkhornSolver
 from sk_otreweight.transport.solvers import SOLVERS, sinkhorn
@@ -41,6 +46,7 @@ __all__ = [
     "cost_gradient",
     "in_fitting_parts",
     "problem_chunks",
+    "result_dtype",
     "semirelaxed_weights",
     "sinkhorn",
     "solve_semirelaxed",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sk_otreweight._validation import check_columns, check_reg
 from sk_otreweight.transport.memory import in_fitting_parts
+from sk_otreweight.transport.problem import result_dtype
 
 # Rows, and cost entries, held at a time by the closed form; few enough for the cache.
 _BLOCK_ROWS = 2**14
@@ -122,13 +123,15 @@ def _solve(blocks: _Blocks, b: Tensor, reg: float) -> tuple[Tensor, Tensor]:
         fade = ((least - shift) / reg).exp()
         shift, total = least, total * fade + _kernel(block, least, reg, memory).sum(-2)
     shares = (b / total)[..., None]
-    weights, cost = block.new_empty(*shares.shape[:-2], blocks.n_rows), 0.0
+    dtype = result_dtype(block)
+    weights = block.new_empty(*shares.shape[:-2], blocks.n_rows, dtype=dtype)
+    cost = 0.0
     for rows, block in blocks:
         kernel = _kernel(block, shift, reg, memory)
         weights[..., rows] = (kernel @ shares)[..., 0]
         kernel_cost = torch.mul(kernel, block, out=None if memory is None else kernel)
         cost = cost + (kernel_cost @ shares).sum((-2, -1))
-    return weights, cost.to(block.dtype)
+    return weights, cost.to(dtype)
 
 
 class _Blocks:

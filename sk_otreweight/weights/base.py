@@ -92,6 +92,14 @@ class WeightStrategy(BaseEstimator, ABC):
         """Prepare for a batch and return how many steps it gets."""
         return 1
 
+    def going_on_as(self, other: WeightStrategy) -> WeightStrategy:
+        """Return what goes on with the settings of another strategy.
+
+        The strategy itself, with what it has learned, or else the other one.
+        """
+        is_same = type(self) is type(other) and self.get_params() == other.get_params()
+        return self if is_same else other
+
     def learned_state(self) -> dict[str, Any]:
         """Return what was learned as numbers and tensors, for a file."""
         params = self.get_params(deep=False)

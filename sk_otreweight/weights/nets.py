@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sk_otreweight._validation import check_count, check_real
+from sk_otreweight._validation import check_count, check_makes_modules, check_real
 from sk_otreweight.randomness import seeded
 from sk_otreweight.weights.base import Rows, WeightStrategy
 
@@ -23,6 +23,9 @@ class _NetStrategy(WeightStrategy):
 
     lr: float
     optimizer: type[torch.optim.Optimizer]
+    # Of files that were saved before they were kept.
+    seed_: int = 0
+    n_steps_: int = 0
 
     @abstractmethod
     def _build(self, n_features: int) -> nn.Module:
@@ -45,12 +48,28 @@ class _NetStrategy(WeightStrategy):
             return
         device = features.device
         self.n_features_ = features.shape[1]
+        self.seed_, self.n_steps_ = seed, 0
         with seeded(seed, device):
             module = self._build(self.n_features_)
-        self.module_ = module.to(device=device, dtype=features.dtype)
-        with torch.no_grad():
-            self.scores(features[:2])  # materialises lazy layers
+            self.module_ = module.to(device=device, dtype=features.dtype).eval()
+            with torch.no_grad():
+                self.scores(features[:2])  # materialises lazy layers
         self.optimizer_ = self.optimizer(self.module_.parameters(), lr=self.lr)
+
+    def going_on_as(self, other: WeightStrategy) -> WeightStrategy:
+        """Return itself unless the other one has another net."""
+        if type(self) is not type(other) or not hasattr(self, "module_"):
+            return other
+        params, others = self.get_params(), other.get_params()
+        changed = {name for name in params if params[name] != others[name]}
+        if not changed <= {"lr", "optimizer"}:
+            return other
+        self.set_params(**others)
+        if "optimizer" in changed:
+            self.optimizer_ = self.optimizer(self.module_.parameters(), lr=self.lr)
+        for group in self.optimizer_.param_groups:
+            group["lr"] = self.lr
+        return self
 
     def learned_state(self) -> dict[str, Any]:
         """Return what was learned, the net and its optimizer as their states."""
@@ -67,7 +86,7 @@ class _NetStrategy(WeightStrategy):
             return
         like = next(x for x in state["module_"].values() if x.is_floating_point())
         module = self._build(self.n_features_)
-        self.module_ = module.to(device or like.device, like.dtype)
+        self.module_ = module.to(device or like.device, like.dtype).eval()
         self.module_.load_state_dict(state["module_"])
         self.optimizer_ = self.optimizer(self.module_.parameters(), lr=self.lr)
         self.optimizer_.load_state_dict(state["optimizer_"])
@@ -87,11 +106,18 @@ class _NetStrategy(WeightStrategy):
         return self.scores(rows.features) + rows.start.log()
 
     def step(self, rows: Rows, grad: Tensor) -> None:
-        """Take one optimizer step on the net's parameters."""
+        """Take one optimizer step on the net's parameters, in training mode."""
         self.optimizer_.zero_grad()
-        probabilities = self.probabilities(rows)
+        # Dropout draws anew in each step, and the same from a seed.
+        with seeded(self.seed_ + self.n_steps_, rows.features.device):
+            self.module_.train()
+            try:
+                probabilities = self.probabilities(rows)
+            finally:
+                self.module_.eval()
         probabilities.backward(grad.to(probabilities.dtype))
         self.optimizer_.step()
+        self.n_steps_ += 1
 
     def synchronise(self, rows: Rows, processes: Any) -> None:
         """Average the parameters of the net over the processes."""
@@ -192,7 +218,8 @@ class ModuleWeights(_NetStrategy):
     ----------
     module : nn.Module class or callable
         Called with the number of features, or with nothing if it takes no argument;
-        returns a module that maps features (n, d) to scores (n,) or (n, 1).
+        returns a module that maps features (n, d) to scores (n,) or (n, 1). It is in
+        training mode for its steps only.
     lr : float, default=0.1
         Step size beta.
     optimizer : Optimizer class, default=torch.optim.SGD
@@ -213,6 +240,11 @@ class ModuleWeights(_NetStrategy):
         self.module = module
         self.lr = lr
         self.optimizer = optimizer
+
+    def check_parameters(self) -> None:
+        """Raise on parameters that are not valid; called before any training."""
+        super().check_parameters()
+        check_makes_modules(self.module)
 
     def _build(self, n_features: int) -> nn.Module:
         wanted = [
