@@ -8,14 +8,15 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from sk_otreweight.fingerprint import versions
 
 FORMAT = 1
 
@@ -49,7 +50,7 @@ def write(path: str | os.PathLike, content: Any, tensors: dict[str, Tensor]) -> 
     header = {
         "sha256": _NO_DIGEST,
         "format": FORMAT,
-        "versions": _versions(),
+        "versions": versions(_PACKAGES),
         "content": content,
     }
     text = json.dumps(header, allow_nan=False, separators=(",", ":"))
@@ -101,14 +102,6 @@ def opened(
     with safe_open(path, framework="pt") as tensors:
         # A copy, so that nothing goes on looking at the file.
         yield header["content"], lambda name: tensors.get_tensor(name).clone()
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
 
 
 def _read_header(file: BinaryIO, path: Path) -> dict[str, Any]:
