@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from classifier_helpers import quick
-from nets_for_tests import small_net
+from nets_for_tests import SmallMLP, small_net
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
@@ -123,7 +123,7 @@ class TestTransportProblem:
 
     def test_weights_before_and_after_saving(self, clf, digits, tmp_path):
         clf.save(tmp_path / "clf.safetensors")
-        loaded = load(tmp_path / "clf.safetensors")
+        loaded = load(tmp_path / "clf.safetensors", trusted=SmallMLP)
         one, other = (x.transport_problem(digits.X, digits.y) for x in (clf, loaded))
         np.testing.assert_allclose(one.cost, other.cost, atol=1e-6)
 
