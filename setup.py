@@ -63,7 +63,7 @@ setup(
     zip_safe=False,
     install_requires=[
         "scikit-learn>=1.6",
-        "torch>=2.4",
+        "torch>=2.4",  # by what is used; tested with that of constraints.txt alone
         "skorch>=1.2",
         "tqdm>=4.60",
         "POT>=0.9.6",
