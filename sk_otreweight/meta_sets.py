@@ -27,6 +27,15 @@ class Atoms(NamedTuple):
     labels : Tensor of shape (m,)
     mass : Tensor of shape (m,)
         Sums to 1; every class has the same share.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight.meta_sets import Atoms
+    >>> labels = torch.arange(2)
+    >>> atoms = Atoms(torch.eye(2), labels, mass=torch.full((2,), 0.5))
+    >>> atoms.mass
+    tensor([0.5000, 0.5000])
     """
 
     features: Tensor | None

@@ -213,7 +213,7 @@ def expected_calibration_error(
     ----------
     y_true : array-like of shape (n_samples,)
     y_proba : array-like of shape (n_samples, n_classes), or (n_samples,) if binary
-        Probabilities; of the second class if there is one column.
+        Probabilities; those of the second class if they are 1-dimensional.
     labels : array-like of shape (n_classes,), default=None
         Classes of the columns; None are those in `y_true`, sorted.
     n_bins : int, default=15

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,7 @@ from sk_otreweight.baselines import (
     LDAMDRWClassifier,
     MetaSAugClassifier,
 )
+from sk_otreweight.baselines.base import BaselineStep
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +252,61 @@ def test_what_is_the_same(clf, reference, data):
     expected = reference.predict_proba(X)
     np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-5)
     np.testing.assert_allclose(clf.prior_, reference.prior_, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("start", "n_epochs", "first"),
+    [
+        *[(0.8, 1, 0), (0.8, 2, 1), (0.8, 4, 3), (0.8, 5, 4), (0.8, 6, 5)],
+        *[(0.8, 10, 8), (0.8, 200, 160), (0.5, 1, 0), (0.5, 3, 2), (0.5, 10, 5)],
+        *[(0.0, 1, 0), (0.0, 10, 0), (0.99, 10, 9), (1.0, 1, None), (1.0, 10, None)],
+    ],
+)
+def test_where_the_last_part_of_the_training_begins(start, n_epochs, first):
+    labels = torch.zeros(3)
+    data = SimpleNamespace(labels=labels, is_stream=False, epochs=n_epochs)
+    step, has_begun = BaselineStep(data), []
+    for _ in range(n_epochs):
+        step.begin_epoch(None)
+        has_begun.append(step.has_begun(start))
+    n_before = n_epochs if first is None else first
+    assert has_begun == [False] * n_before + [True] * (n_epochs - n_before)
+
+
+@pytest.mark.parametrize(
+    ("clf", "without"),
+    [
+        (LDAMDRWClassifier(), LDAMClassifier()),
+        (InfluenceBalancedClassifier(), CrossEntropyClassifier()),
+    ],
+    ids=["drw", "ib"],
+)
+@pytest.mark.parametrize("n_epochs", [1, 2, 4])
+def test_short_trainings_have_a_last_part(clf, without, n_epochs, data):
+    """What `prior_` says was in fact used."""
+    X, y, _ = data
+    for estimator in (clf, without):
+        estimator.set_params(net=small_net(max_epochs=1), max_epochs=n_epochs - 1)
+        estimator.set_params(random_state=0).fit(X, y)
+    assert np.abs(clf.predict_proba(X) - without.predict_proba(X)).max() > 1e-4
+    assert np.abs(clf.prior_ - without.prior_).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("clf", "reference"),
+    [
+        (LDAMDRWClassifier(start=1.0), LDAMClassifier()),
+        (InfluenceBalancedClassifier(start=1.0), CrossEntropyClassifier()),
+    ],
+    ids=["drw", "ib"],
+)
+def test_what_never_starts_does_not_in_a_stream(clf, reference, data):
+    X, y, _ = data
+    for estimator in (clf, reference):
+        estimator.set_params(net=small_net(), random_state=0)
+        estimator.partial_fit(X, y, classes=range(3))
+    np.testing.assert_array_equal(clf.predict_proba(X), reference.predict_proba(X))
+    np.testing.assert_array_equal(clf.prior_, reference.prior_)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "focal", "ldam"])

@@ -311,7 +311,7 @@ def test_saved_and_loaded(name, blobs, tmp_path):
     X, y, meta = blobs
     clf = quick(name).fit(X, y, meta=meta)
     clf.save(tmp_path / "model.safetensors")
-    loaded = load(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors", trusted=SmallMLP)
     np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
     again = loaded.fit(X, y, meta=meta).predict_proba(X)
     np.testing.assert_array_equal(again, clf.predict_proba(X))

@@ -49,6 +49,18 @@ FITS = {
 }
 
 
+@pytest.mark.parametrize(
+    "converted",
+    [lambda X: X.bfloat16(), lambda X: X.requires_grad_()],
+    ids=["bfloat16", "requires grad"],
+)
+def test_rows_that_numpy_does_not_take(converted, few, tmp_path):
+    X, y, (X_meta, y_meta) = few
+    X, X_meta = (converted(torch.tensor(x)) for x in (X, X_meta))
+    data = X, y, (X_meta, y_meta)
+    assert_goes_on(lambda: quick(net_with()), data, tmp_path / "run", n_epochs=2)
+
+
 @pytest.mark.parametrize("n_epochs", [2, 4])
 @pytest.mark.parametrize("name", FITS)
 def test_a_fit_goes_on_as_if_it_had_not_been_cut(name, n_epochs, few, tmp_path):

@@ -75,7 +75,7 @@ def test_another_estimator_and_another_version(begun):
     with pytest.raises(ValueError, match="estimator was OTReweightedClassifier, and"):
         BASELINES["ce"](net_with()).fit(X, y, checkpoint=path, resume=True)
     with (
-        mock.patch("sk_otreweight.persistence.checkpoint.version", return_value="9.9"),
+        mock.patch("sk_otreweight.fingerprint.version", return_value="9.9"),
         pytest.raises(ValueError, match=r"version of torch was .*, and is 9\.9"),
     ):
         quick(net_with()).fit(X, y, meta=meta, checkpoint=path, resume=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 from nets_for_tests import small_net
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import make_blobs
 from sklearn.frozen import FrozenEstimator
@@ -173,6 +176,54 @@ def test_finished_fits_are_kept(data, tmp_path, monkeypatch):
     assert fitted == [0.5]
     run(["ce", quick()], data, path=path, thresholds=(20, 50))  # and so is other data
     assert fitted == [0.5, 0.1]
+
+
+def test_sparse_rows_are_told_apart(data, tmp_path):
+    (X, y, X_test, y_test), _ = data
+    path = tmp_path / "fits.jsonl"
+    for n, factor in enumerate((1, -3), start=1):  # as many entries, of other values
+        rows = sparse.csr_array(factor * X), y, sparse.csr_array(X_test), y_test
+        run([LogisticRegression()], (rows, None), path=path)
+        assert len(path.read_text().splitlines()) == n
+
+
+def test_fits_of_other_versions_are_missing(data, tmp_path, monkeypatch):
+    path = tmp_path / "fits.jsonl"
+
+    def n_kept(**versions):
+        current = {"sk-otreweight": "1.0", "torch": "2.9.0+cpu"}
+        monkeypatch.setattr(
+            "sk_otreweight.comparison.versions", lambda: current | versions
+        )
+        table = run(["ncm"], data, path=path)
+        assert table["balanced_accuracy", "mean"].notna().all()
+        return len(path.read_text().splitlines())
+
+    assert n_kept() == 1
+    assert n_kept() == 1
+    assert n_kept(torch="2.9.0+cu130") == 1  # a build for another device
+    assert n_kept(torch="2.10.0+cpu") == 2
+    assert n_kept(torch="2.10.0+cpu") == 2
+    assert n_kept() == 2  # what was kept before is still there
+    assert n_kept(**{"sk-otreweight": "1.1"}) == 3
+
+
+def test_fits_without_versions_are_valid(data, tmp_path):
+    path = tmp_path / "fits.jsonl"
+    first = run(["ncm"], data, path=path)
+    entry = json.loads(path.read_text())
+    assert entry.pop("versions")
+    path.write_text(json.dumps(entry) + "\n")
+    pd.testing.assert_frame_equal(first, run(["ncm"], data, path=path))
+    assert len(path.read_text().splitlines()) == 1
+
+
+def test_without_pandas_nothing_is_fitted(data, monkeypatch):
+    clf = mock.create_autospec(LogisticRegression(), instance=True)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="compare returns a DataFrame.*pip install"):
+        run([clf], data)
+    clf.fit.assert_not_called()
 
 
 def test_nets_are_told_apart_by_how_they_are_trained(data, tmp_path):

@@ -28,11 +28,13 @@ from sk_otreweight import (
     Reweighter,
     SinkhornSolver,
     WeightVector,
+    compare,
     semirelaxed_weights,
     sinkhorn,
     transport_cost,
     transport_value_and_grad,
 )
+from sk_otreweight.fingerprint import data_digest
 from sk_otreweight.loaders import RowLoader
 from sk_otreweight.transport import transport_gradient
 
@@ -368,6 +370,24 @@ def test_recurrent_nets(params, encoded):
     clf = quick(net, weights="vector", **params).fit(X, y, meta=(X_meta, y_meta))
     assert np.isfinite(clf.predict_proba(X)).all()
     assert np.ptp(clf.sample_weight_) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_digests_of_data_agree(dtype):
+    X = random_problem(5, 4, 3)[0].to(dtype)
+    assert data_digest(X.to(DEVICE)) == data_digest(X)
+
+
+def test_rows_on_the_device_are_compared_and_kept(encoded, tmp_path):
+    X, y, _ = encoded
+    rows = [torch.as_tensor(part, device=DEVICE) for part in (X, y, X, y)]
+    net = small_net(max_epochs=1, device=DEVICE)
+    path = tmp_path / "fits.jsonl"
+    given = {"net": net, "seeds": 1, "path": path, "verbose": False}
+    first = compare(["ce"], *rows, **given)
+    assert first["balanced_accuracy", "mean"].notna().all()
+    assert compare(["ce"], *rows, **given).equals(first)
+    assert len(path.read_text().splitlines()) == 1
 
 
 def test_a_full_device_solves_in_smaller_parts():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
+import runpy
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -199,7 +202,7 @@ TABLE = {
         SHELL | {"skorch", "scipy"},
     ),
     "metrics": ({"_validation"}, {"numpy", "sklearn"}),
-    "fingerprint": (set(), {"numpy", "torch"}),
+    "fingerprint": (set(), {"numpy", "scipy", "torch"}),
     "comparison": (
         {"base", "baselines", "fingerprint", "metrics", "_validation"},
         {"numpy", "torch", "sklearn", "pandas", "tqdm"},
@@ -382,3 +385,59 @@ def test_a_cycle_is_found():
     assert find_cycle(sources | {"three": ""}) == []
     cycle = find_cycle(sources | {"three": "def f():\n    from .one import z"})
     assert set(cycle) == {"one", "two", "three"}
+
+
+# The scripts, and what has to be installed for them
+
+ROOT = Path(__file__).parent.parent
+# Where a package has another name than its module, or comes with another package.
+PACKAGES = {
+    "joblib": "scikit-learn",
+    "ot": "POT",
+    "sklearn": "scikit-learn",
+    "threadpoolctl": "scikit-learn",
+}
+
+
+def extras(monkeypatch) -> dict[str, set[str]]:
+    """Return the packages of each extra, with those that are always installed."""
+    given = {}
+    setuptools = SimpleNamespace(find_packages=lambda **_: [], setup=given.update)
+    monkeypatch.setitem(sys.modules, "setuptools", setuptools)
+    runpy.run_path(str(ROOT / "setup.py"))
+    required, groups = given["install_requires"], {"": [], **given["extras_require"]}
+    return {
+        extra: {re.split(r"[\[><=]", entry)[0] for entry in [*required, *entries]}
+        for extra, entries in groups.items()
+    }
+
+
+def needed_by(scripts: list[Path]) -> set[str]:
+    """Return the packages that scripts import, and the scripts beside them do."""
+    needed, names = set(), {path.stem for path in scripts}
+    for script in scripts:
+        for origin, name in imports(script.read_text(encoding="utf-8"), script.stem):
+            top = origin.split(".")[0]
+            beside = script.with_name(f"{top}.py")
+            if beside.exists():
+                needed |= set() if top in names else needed_by([beside])
+            elif top == PACKAGE:
+                needed |= {"pandas"} if name == "compare" else set()
+            elif top not in sys.stdlib_module_names:
+                needed.add(PACKAGES.get(top, top))
+    return needed
+
+
+@pytest.mark.parametrize(
+    ("extra", "pattern", "among"),
+    [
+        ("examples", "examples/*.py", "accelerate"),
+        ("bench", "examples/benchmarks/*.py", "geomloss"),
+        ("text", "examples/benchmarks/text.py", "pandas"),
+    ],
+)
+def test_scripts_import_what_their_extra_installs(extra, pattern, among, monkeypatch):
+    needed = needed_by(sorted(ROOT.glob(pattern)))
+    assert among in needed
+    assert needed - extras(monkeypatch)[extra] == set()
+    assert among not in extras(monkeypatch)[""]

@@ -224,7 +224,7 @@ def test_the_weight_net_is_saved_with_the_model(data, tmp_path):
     X, y, meta = data
     clf = MetaWeightNetClassifier(sgd_net(), max_epochs=0, random_state=0)
     clf.fit(X, y, meta=meta).save(tmp_path / "model.safetensors")
-    loaded = load(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors", trusted=SmallMLP)
     first, second = clf.weight_net_.module_, loaded.weight_net_.module_
     assert_same_state(state(first), state(second))
 

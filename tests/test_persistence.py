@@ -26,6 +26,7 @@ from nets_for_tests import (
     SmallMLP,
     small_net,
 )
+from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn import config_context
 from sklearn.base import clone
@@ -42,7 +43,7 @@ from skorch.callbacks import (
     GradientNormClipping,
     LRScheduler,
 )
-from skorch.dataset import ValidSplit
+from skorch.dataset import Dataset, ValidSplit
 from torch import Tensor, nn
 
 from sk_otreweight import (
@@ -57,7 +58,7 @@ from sk_otreweight import (
 from sk_otreweight.baselines import LDAMClassifier
 from sk_otreweight.persistence.codec import Decoder, Encoder
 from sk_otreweight.persistence.estimators import KINDS
-from sk_otreweight.persistence.file import opened, write
+from sk_otreweight.persistence.file import opened, remove_parts, write
 
 
 class Scores:
@@ -124,6 +125,17 @@ class CountBatches(Callback):
         self.count_ += self.every
 
 
+class HalvedLoss(nn.CrossEntropyLoss):
+    """A criterion of one's own."""
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        return super().forward(scores, labels) / 2
+
+
+class OwnDataset(Dataset):
+    """A data set of one's own."""
+
+
 def make_mlp(n_features: int, n_classes: int) -> nn.Module:
     return SmallMLP(n_features, n_classes)
 
@@ -137,6 +149,7 @@ def body_of(module, X):
 
 
 HERE = __name__
+NETS = SmallMLP.__module__
 
 
 def fitted(digits, *args, **params):
@@ -147,7 +160,7 @@ def fitted(digits, *args, **params):
 def reload(clf, tmp_path, **kwargs):
     path = tmp_path / "model.safetensors"
     clf.save(path)
-    return load(path, **kwargs)
+    return load(path, **{"trusted": [NETS, HERE]} | kwargs)
 
 
 def assert_same(loaded, clf, data):
@@ -465,8 +478,9 @@ def test_functions_are_named_by_the_user(digits, tmp_path):
     cost, head = f"{HERE}.city_block", f"{HERE}.body_of"
     for trusted, missing in (([], cost), ([cost], head), ([cost[:-1], head], cost)):
         with pytest.raises(ValueError, match=f"uses the function {missing}"):
-            load(tmp_path / "model", trusted=trusted)
-    loaded = load(tmp_path / "model", trusted=[cost, head])
+            load(tmp_path / "model", trusted=[SmallMLP, *trusted])
+    load(tmp_path / "model", trusted=[NETS, city_block, body_of])
+    loaded = load(tmp_path / "model", trusted=[NETS, cost, head])
     assert loaded.cost is city_block
     assert_same(loaded, clf, digits)
 
@@ -589,7 +603,7 @@ def test_in_another_process(path, digits, tmp_path):
     code = (
         "import sys, numpy as np, torch; torch.set_num_threads(1)\n"
         "from sk_otreweight import load\n"
-        "clf = load(sys.argv[1])\n"
+        f"clf = load(sys.argv[1], trusted={NETS!r})\n"
         "np.save(sys.argv[2], clf.predict_proba(np.load(sys.argv[3])))\n"
     )
     rows, result = tmp_path / "rows.npy", tmp_path / "result.npy"
@@ -601,7 +615,7 @@ def test_in_another_process(path, digits, tmp_path):
         check=True,
         timeout=120,
     )
-    expected = load(path).predict_proba(digits.X_test)
+    expected = load(path, trusted=SmallMLP).predict_proba(digits.X_test)
     np.testing.assert_array_equal(np.load(result), expected)
 
 
@@ -621,7 +635,7 @@ def test_the_file_is_little_larger_than_the_state(digits, tmp_path):
 
 
 def test_saving_again_replaces_the_file_as_a_whole(path, digits, monkeypatch):
-    clf, before = load(path), path.read_bytes()
+    clf, before = load(path, trusted=SmallMLP), path.read_bytes()
 
     def full_disk(tensors, name, metadata):
         Path(name).write_bytes(b"the beginning")
@@ -635,8 +649,47 @@ def test_saving_again_replaces_the_file_as_a_whole(path, digits, monkeypatch):
     monkeypatch.undo()
     clf.partial_fit(digits.X[:50], digits.y[:50]).save(path)
     assert path.read_bytes() != before
-    assert_same_predictions(load(str(path)), clf, digits)
+    assert_same_predictions(load(str(path), trusted=SmallMLP), clf, digits)
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.fixture
+def replaced(path, tmp_path, monkeypatch):
+    """Return a function that has the next `n` reads find the file replaced."""
+
+    def let(n):
+        others = [tmp_path / f"other {number}" for number in range(n)]
+        for number, other in enumerate(others, start=n):
+            shutil.copy(path, other)
+            edited(other, lambda content, n=number: content.update(number=n))
+
+        def replace_and_open(name, **kwargs):
+            if others:
+                others.pop(0).replace(name)
+            return safe_open(name, **kwargs)
+
+        monkeypatch.setattr(
+            "sk_otreweight.persistence.file.safe_open", replace_and_open
+        )
+
+    return let
+
+
+def test_a_file_that_is_replaced_while_it_is_read(path, replaced):
+    replaced(1)
+    with opened(path) as (content, _):
+        assert content["number"] == 1  # all of the new one
+    replaced(5)
+    with pytest.raises(ValueError, match="it was replaced by another file each time"):
+        load(path, trusted=SmallMLP)
+
+
+def test_only_parts_of_the_file_itself_are_removed(tmp_path):
+    own, other = (tmp_path / f"{name}.{'0a' * 16}.part" for name in ("run", "run.2"))
+    for part in (own, other, tmp_path / "run.9.part"):
+        part.touch()
+    remove_parts(tmp_path / "run")
+    assert sorted(tmp_path.iterdir()) == sorted([other, tmp_path / "run.9.part"])
 
 
 # What cannot be saved
@@ -648,7 +701,7 @@ def test_an_unfitted_classifier_cannot_be_saved(tmp_path):
 
 
 def test_a_place_that_does_not_exist(path, tmp_path):
-    clf = load(path)
+    clf = load(path, trusted=SmallMLP)
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere. Create"):
         clf.save(tmp_path / "nowhere" / "model")
     with pytest.raises(IsADirectoryError, match="it is a folder"):
@@ -764,9 +817,9 @@ def test_every_changed_byte_is_noticed(path, saved):
         changed[offset] ^= 1
         path.write_bytes(changed)
         with pytest.raises(ValueError, match=f"Cannot load {path}: it "):
-            load(path)
+            load(path, trusted=SmallMLP)
     path.write_bytes(saved)
-    assert isinstance(load(path), OTReweightedClassifier)
+    assert isinstance(load(path, trusted=SmallMLP), OTReweightedClassifier)
 
 
 @pytest.mark.parametrize("share", [0, 0.0001, 0.01, 0.5, 0.99, 1.01])
@@ -798,7 +851,8 @@ def test_a_file_of_a_later_version(path, saved, monkeypatch):
         with pytest.raises(ValueError, match=r"format 1.*reads format 2"):
             load(path)
         patch.setattr(
-            "sk_otreweight.persistence.file._versions", lambda: {"sk-otreweight": "9.1"}
+            "sk_otreweight.persistence.file.versions",
+            lambda packages: {"sk-otreweight": "9.1"},
         )
         write(path, {}, {"weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"has format 2, of sk_otreweight 9.1.*Update"):
@@ -810,7 +864,7 @@ def test_a_file_that_lacks_something(path):
         del content["state"]["net_"]["state"]["optimizers"]
 
     with pytest.raises(ValueError, match="lacks what this version expects"):
-        load(edited(path, edit))
+        load(edited(path, edit), trusted=SmallMLP)
 
 
 def test_a_class_that_takes_other_parameters_now(path):
@@ -820,7 +874,7 @@ def test_a_class_that_takes_other_parameters_now(path):
 
     message = r"SinkhornSolver does not take the parameters .*'patience'\] any more"
     with pytest.raises(ValueError, match=message):
-        load(edited(path, edit))
+        load(edited(path, edit), trusted=SmallMLP)
 
 
 def test_a_class_that_cannot_be_imported(path, digits):
@@ -836,10 +890,10 @@ def test_a_class_that_cannot_be_imported(path, digits):
         module, _, qualname = name.partition(":")
         message = f"needs {qualname} of the module {module}, which"
         with pytest.raises(ImportError, match=message):
-            load(path)
+            load(path, trusted=module)
     moved = load(path, module=SmallMLP)
     edited(path, rename("nets_for_tests:SmallMLP"))
-    assert_same_predictions(moved, load(path), digits)
+    assert_same_predictions(moved, load(path, trusted=SmallMLP), digits)
 
 
 HARMFUL = [
@@ -897,6 +951,83 @@ def node_places(content):
 N_PLACES = 18
 
 
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_classes_of_others_are_named_by_the_user(is_wrapped, digits, tmp_path):
+    clf = fitted(digits, small_net() if is_wrapped else SmallMLP, max_epochs=1)
+    clf.save(tmp_path / "model")
+    name = f"{NETS}.SmallMLP"
+    for trusted in ([], [name[:-1]], [NormDropoutMLP]):
+        with pytest.raises(ValueError, match=rf"class {name}, .*trusted=\['{name}'\]"):
+            load(tmp_path / "model", trusted=trusted)
+    for trusted in (SmallMLP, name, [name], [CountBatches, SmallMLP], NETS):
+        loaded = load(tmp_path / "model", trusted=trusted)
+        assert_same_predictions(loaded, clf, digits)
+    loaded = load(tmp_path / "model", module=SmallMLP)  # then its name is not read
+    assert_same_predictions(loaded, clf, digits)
+
+
+def test_classes_of_others_in_every_place(digits, tmp_path):
+    net = small_net(
+        criterion=HalvedLoss(), dataset=OwnDataset, callbacks=[CountBatches()]
+    )
+    clf = fitted(digits, net, weights=MeanWeights, max_epochs=1)
+    clf.save(tmp_path / "model")
+    used = [SmallMLP, HalvedLoss, OwnDataset, CountBatches, MeanWeights]
+    assert_same_predictions(load(tmp_path / "model", trusted=used), clf, digits)
+    for kind in used:
+        others = [other for other in used if other is not kind]
+        with pytest.raises(ValueError, match=f"uses the class .*{kind.__name__}"):
+            load(tmp_path / "model", trusted=others)
+
+
+def test_the_module_of_a_class_that_is_not_trusted_is_not_imported(path, tmp_path):
+    (tmp_path / "harmful_nets.py").write_text("raise SystemExit('was imported')")
+
+    def edit(content):
+        net = content["state"]["net_"]["params"]
+        net["module"] = {"kind": "class", "name": "harmful_nets:Net"}
+
+    with pytest.raises(ValueError, match=r"trusted=\['harmful_nets.Net'\]"):
+        load(edited(path, edit), trusted=SmallMLP)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.distributed.nn.api.remote_module:RemoteModule",
+        "torch.jit._script:ScriptModule",
+    ],
+)
+def test_not_all_of_torch_is_trusted(name, path):
+    def edit(content):
+        content["state"]["net_"]["params"]["criterion"] = {
+            "kind": "class",
+            "name": name,
+        }
+
+    with pytest.raises(ValueError, match="uses the class torch"):
+        load(edited(path, edit), trusted=SmallMLP)
+
+
+@pytest.mark.parametrize("trusted", [[nets_for_tests], [None], [small_net()]])
+def test_what_cannot_be_trusted(trusted, path):
+    with pytest.raises(
+        TypeError, match="give classes, functions or their dotted names"
+    ):
+        load(path, trusted=trusted)
+
+
+@pytest.mark.parametrize("options", [{"weights_only": False}, {"mmap": True}])
+def test_nets_that_read_pickles(options, path):
+    def edit(content):
+        content["state"]["net_"]["state"]["data"]["torch_load_kwargs"] = options
+
+    with pytest.raises(ValueError, match=r"torch.load.* trusted=\['torch.load'\]"):
+        load(edited(path, edit), trusted=SmallMLP)
+    loaded = load(path, trusted=[SmallMLP, "torch.load"])
+    assert loaded.net_.torch_load_kwargs == options
+
+
 @pytest.mark.usefixtures("nothing_runs")
 @pytest.mark.parametrize("kind", ["class", "function", "component", "record", "net"])
 @pytest.mark.parametrize("name", HARMFUL)
@@ -922,7 +1053,7 @@ def test_a_harmful_name_is_refused_in_every_place(name, kind, path, saved):
 
         refused = "do not trust|pass trusted=|no class of this package|cannot be import"
         with pytest.raises((ValueError, ImportError), match=refused):
-            load(edited(path, edit))
+            load(edited(path, edit), trusted=SmallMLP)
 
 
 @pytest.mark.usefixtures("nothing_runs")
@@ -954,7 +1085,7 @@ def test_a_class_of_the_wrong_kind_is_refused(place, name, path, monkeypatch):
     )
     # The net that was given is read first, and builds nothing.
     with pytest.raises(ValueError, match=rf"as {place}, which is no subclass of"):
-        load(path)
+        load(path, trusted=NETS)
 
 
 def test_a_standard_module_is_not_even_imported(path):
@@ -962,7 +1093,7 @@ def test_a_standard_module_is_not_even_imported(path):
         content["params"]["cost"] = {"kind": "class", "name": "antigravity:fly"}
 
     with pytest.raises(ValueError, match="antigravity.fly, of Python's standard libr"):
-        load(edited(path, edit))
+        load(edited(path, edit), trusted=["antigravity", "builtins"])
     assert "antigravity" not in sys.modules
 
 
@@ -1000,12 +1131,12 @@ def test_a_device_that_is_not_there(path, monkeypatch):
 
     edited(path, edit)
     with pytest.raises(ValueError, match=r"'meta2' is not available.*device='cpu'"):
-        load(path)
+        load(path, trusted=SmallMLP)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_model_from_a_gpu_is_loaded_on_the_cpu(path, digits):
-    expected = load(path).predict_proba(digits.X_test)
+    expected = load(path, trusted=SmallMLP).predict_proba(digits.X_test)
 
     def edit(content):
         for net in (content["params"]["net"], content["state"]["net_"]):
@@ -1014,8 +1145,8 @@ def test_a_model_from_a_gpu_is_loaded_on_the_cpu(path, digits):
 
     edited(path, edit)
     with pytest.raises(ValueError, match=r"'cuda.*' is not available.*device='cpu'"):
-        load(path)
-    loaded = load(path, device="cpu")
+        load(path, trusted=SmallMLP)
+    loaded = load(path, device="cpu", trusted=SmallMLP)
     np.testing.assert_array_equal(loaded.predict_proba(digits.X_test), expected)
     loaded.partial_fit(digits.X[:50], digits.y[:50])
 
@@ -1063,7 +1194,7 @@ def test_a_folder_that_cannot_be_made(digits, tmp_path):
     shutil.rmtree(folder)
     folder.write_text("a file in its place")
     with pytest.raises(ValueError, match="a callback could not make its folder"):
-        load(tmp_path / "clf")
+        load(tmp_path / "clf", trusted=SmallMLP)
 
 
 @pytest.mark.parametrize("name", ["torch.nn.modules.linear:Linear", "os:system"])
@@ -1078,4 +1209,4 @@ def test_only_our_layers_are_put_into_a_net(name, digits, tmp_path):
         content.update(json.loads(text.replace(own, name)))
 
     with pytest.raises((ValueError, ImportError), match="trust"):
-        load(edited(tmp_path / "model.safetensors", edit))
+        load(edited(tmp_path / "model.safetensors", edit), trusted=SmallMLP)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from classifier_helpers import quick
-from nets_for_tests import small_net
+from nets_for_tests import SmallMLP, small_net
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 from skorch.callbacks import EpochScoring
@@ -123,7 +124,7 @@ class TestTransportProblem:
 
     def test_weights_before_and_after_saving(self, clf, digits, tmp_path):
         clf.save(tmp_path / "clf.safetensors")
-        loaded = load(tmp_path / "clf.safetensors")
+        loaded = load(tmp_path / "clf.safetensors", trusted=SmallMLP)
         one, other = (x.transport_problem(digits.X, digits.y) for x in (clf, loaded))
         np.testing.assert_allclose(one.cost, other.cost, atol=1e-6)
 
@@ -241,6 +242,12 @@ class TestSampleWeight:
         with pytest.raises(ValueError, match="expected finite numbers of shape"):
             SampleWeightDisplay.from_cost(cost, [0, 0, 1], [1, 1, 1], [0, 1])
 
+    @pytest.mark.parametrize("n_labels", [1, 3])
+    @pytest.mark.parametrize("kind", [SampleWeightDisplay, TransportPlanDisplay])
+    def test_bad_point_labels(self, kind, n_labels):
+        with pytest.raises(ValueError, match=f"{n_labels} point_labels .* the 2 col"):
+            kind.from_cost(np.ones((3, 2)), [0, 0, 1], [1, 1, 1], range(n_labels))
+
 
 class TestTransportPlan:
     def test_the_plans_have_the_marginals(self, clf, digits):
@@ -324,6 +331,13 @@ class TestTraining:
         with pytest.raises(NotFittedError):
             TrainingDisplay.from_estimator(OTReweightedClassifier())
 
+    def test_nothing_was_trained(self, clf, digits):
+        frozen = quick(FrozenEstimator(clf.net_.module_), max_epochs=0)
+        frozen.fit(digits.X, digits.y)
+        for estimator in (frozen, frozen.net_):
+            with pytest.raises(ValueError, match="has no epochs: nothing was trained"):
+                TrainingDisplay.from_estimator(estimator)
+
 
 class TestRecall:
     def test_it_shows_the_recalls_in_the_order_of_the_counts(self, clf, digits):
@@ -383,6 +397,15 @@ class TestComparison:
         assert sorted(names) == sorted(table.index)
         assert table.loc[names[-1], ("balanced_accuracy", "mean")] == means.max()
         assert_readable(display.figure_)
+
+    @pytest.mark.parametrize("figure", ["log_loss", "ece", "fit_time", "time_ratio"])
+    def test_the_smallest_cost_is_on_top(self, figure, table):
+        table = table.copy()
+        table.loc["ce", (figure, "mean")] = np.nan
+        display = ComparisonDisplay.from_table(table, figures=[figure])
+        names = [label.get_text() for label in display.axes_[0].get_yticklabels()]
+        assert names[0] == "ce"  # that failed
+        assert names[-1] == table[figure, "mean"].idxmin()
 
     def test_times_of_many_sizes_are_on_a_log_scale(self, table):
         table = table.copy()

@@ -151,7 +151,7 @@ def test_files_do_not_hold_the_labels(data, tmp_path):
     X, y, meta = data
     clf = quick(weights=SemiRelaxedWeights(per_class=True)).fit(X, y, meta=meta)
     clf.save(tmp_path / "model.safetensors")
-    loaded = load(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors", trusted=SmallMLP)
     assert not hasattr(loaded.weights_, "labels_")
     np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
     again = pickle.loads(pickle.dumps(clf)).fit(X, y, meta=meta)

@@ -79,6 +79,7 @@ from sk_otreweight._validation.parameters import (
 from sk_otreweight._validation.plotting import (
     check_cost_table,
     check_is_of_training,
+    check_point_labels,
     check_row_weights,
 )
 from sk_otreweight._validation.processes import (
@@ -142,6 +143,7 @@ __all__ = [
     "check_n_tensors",
     "check_optimizer",
     "check_output_width",
+    "check_point_labels",
     "check_probabilities",
     "check_real",
     "check_reg",

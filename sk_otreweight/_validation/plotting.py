@@ -32,6 +32,17 @@ def check_cost_table(cost: Any, *, n_rows: int) -> np.ndarray:
     return table
 
 
+def check_point_labels(point_labels: Any, *, n_points: int) -> np.ndarray:
+    """Return the labels of the points of Q, one each."""
+    labels = column_or_1d(point_labels)
+    if len(labels) != n_points:
+        raise ValueError(
+            f"{len(labels)} point_labels were given for the {n_points} columns of "
+            "cost: give one per point."
+        )
+    return labels
+
+
 def check_is_of_training(n_rows: int, n_weights: int) -> None:
     """Raise unless rows come with a weight each."""
     if n_rows != n_weights:

@@ -136,7 +136,8 @@ class ClassSampler:
         row's class does.
         """
         parts = grad[:, None] * shares.gather(1, labels[:, None])
-        slope = -(parts * shares).sum(0).index_add(0, labels, -parts[:, 0])
+        others = (parts * shares).sum(0)  # what a softmax takes from all classes
+        slope = -others.index_add(0, labels, parts[:, 0], alpha=-1)
         self.scores.grad = slope * (1 - self.rates())
         self.optimizer.step()
 

@@ -41,6 +41,14 @@ class BaselineStep(Stage2Step):
             return 1.0
         return max(self.epoch, 0) / max(self.data.epochs, 1)
 
+    def has_begun(self, start: float) -> bool:
+        """Return whether the last part of the training is on, with 1 as start never.
+
+        Short trainings have it too: it begins with the last epoch at the latest.
+        """
+        n_epochs = max(self.data.epochs, 1)
+        return start < 1 and self.progress >= min(start, (n_epochs - 1) / n_epochs)
+
     def begin_epoch(self, batches: Sequence[Tensor] | None) -> None:
         """Count the epoch."""
         self.epoch += 1
@@ -103,7 +111,8 @@ class LossStep(BaselineStep):
     loss : nn.Module
         Of scores (n, K) and labels (n,); what it learned of the data is its own.
     start : float, default=0.0
-        Part of the training after which it takes the place of the net's own.
+        Part of the training after which it takes the place of the net's own, as in
+        :meth:`has_begun`.
     """
 
     def __init__(self, data: Stage2Data, loss: nn.Module, start: float = 0.0):
@@ -114,7 +123,7 @@ class LossStep(BaselineStep):
 
     def losses(self, batch: StepBatch) -> Tensor:
         """Return the loss of each row (n,)."""
-        if self.progress < self.start:
+        if not self.has_begun(self.start):
             return super().losses(batch)
         return self.row_losses(class_scores(self.data.net, batch.outputs), batch)
 
@@ -154,8 +163,8 @@ class BaselineClassifier(BaseReweightedClassifier):
     classes_, n_features_in_, feature_names_in_, net_, history_
         As in :class:`OTReweightedClassifier`.
     sample_weight_ : ndarray of shape (n_samples,)
-        The weight that each row was last given, of mean 1; 1 for methods that give no
-        weights.
+        The weight that each row was last given, of mean 1, unless all are 0; 1 for
+        methods that give no weights, or have class weights in a loss of their own.
     class_counts_ : ndarray of shape (n_classes,)
         Training rows of each class.
     class_weight_ : ndarray of shape (n_classes,)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from skorch import NeuralNet
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW
 
 from sk_otreweight._validation import check_choice, check_optimizer, check_real
 from sk_otreweight.baselines.learned import MetaClassifier, MetaRows, MetaStep
@@ -69,7 +70,7 @@ class Hu2019Classifier(MetaClassifier):
         check_real(self.temperature, name="temperature", minimum=1e-6)
 
     def _adapt_net(self) -> None:
-        check_optimizer(self.net_.optimizer_, known=(SGD, Adam, AdamW))
+        check_optimizer(self.net_.optimizer_, known=tuple(_STEPS))
 
     def _make_step(self, data: Stage2Data) -> Stage2Step:
         softness = self.temperature if self.normalize == "softmax" else None
@@ -161,25 +162,30 @@ class _RowSteps:
     def _steps(self, grads: list[Tensor]) -> list[Tensor]:
         groups = self.optimizer.param_groups
         group_of = {id(p): group for group in groups for p in group["params"]}
+        kinds = (kind for kind in _STEPS if isinstance(self.optimizer, kind))
+        step = _STEPS[next(kinds)]
         with torch.no_grad():
             return [
-                _step(self.optimizer, group_of[id(p)], p, grad)
+                step(self.optimizer, group_of[id(p)], p, grad)
                 for p, grad in zip(self.parameters, grads, strict=True)
             ]
 
 
-def _step(
-    optimizer: Optimizer, group: dict[str, object], p: Tensor, grads: Tensor
+def _sgd_step(
+    optimizer: SGD, group: dict[str, Any], p: Tensor, grads: Tensor
 ) -> Tensor:
-    """Return the steps (n, ...) of one parameter for each of some gradients."""
+    state, lr, momentum = optimizer.state.get(p, {}), group["lr"], group["momentum"]
+    moved = grads = grads + group["weight_decay"] * p
+    if state.get("momentum_buffer") is not None:
+        kept = momentum * state["momentum_buffer"]
+        moved = kept + (1 - group["dampening"]) * grads
+    return -lr * (grads + momentum * moved if group["nesterov"] else moved)
+
+
+def _adam_step(
+    optimizer: Adam | AdamW, group: dict[str, Any], p: Tensor, grads: Tensor
+) -> Tensor:
     state, lr, decay = optimizer.state.get(p, {}), group["lr"], group["weight_decay"]
-    if isinstance(optimizer, SGD):
-        grads = grads + decay * p
-        momentum, moved = group["momentum"], grads
-        if state.get("momentum_buffer") is not None:
-            kept = momentum * state["momentum_buffer"]
-            moved = kept + (1 - group["dampening"]) * grads
-        return -lr * (grads + momentum * moved if group["nesterov"] else moved)
     is_decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, AdamW))
     if not is_decoupled:
         grads = grads + decay * p
@@ -189,3 +195,7 @@ def _step(
     root = (square / (1 - beta2**t)).sqrt() + group["eps"]
     steps = -lr * mean / (1 - beta1**t) / root
     return steps - lr * decay * p if is_decoupled else steps
+
+
+# The steps (n, ...) of one parameter for each of some gradients, by optimizer.
+_STEPS = {SGD: _sgd_step, Adam: _adam_step, AdamW: _adam_step}

@@ -26,7 +26,8 @@ class InfluenceBalancedClassifier(BaselineClassifier):
     """Rows that move the classifier much count less, in the last part of training.
 
     See :class:`InfluenceBalancedLoss` (Park et al., ICCV 2021), here with the inverse
-    frequencies as class weights. The training begins with the net's own loss.
+    frequencies as class weights. The training begins with the net's own loss. The
+    learning rate is not cut when the loss comes in, as the released script does.
 
     Parameters
     ----------
@@ -35,7 +36,8 @@ class InfluenceBalancedClassifier(BaselineClassifier):
     alpha : float or "auto", default="auto"
         Scale of the loss; the released code takes 1000.
     start : float, default=0.5
-        Part of the epochs after which the loss is used.
+        Part of the epochs after which the loss is used, in the last one at the latest;
+        1 is never.
     detach : bool, default=True
         Take the influence as a constant; the released code does not, and diverges on
         nets without batch normalisation.

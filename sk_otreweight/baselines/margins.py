@@ -70,7 +70,8 @@ class LDAMClassifier(BaselineClassifier):
 class LDAMDRWClassifier(LDAMClassifier):
     """LDAM with deferred re-weighting: class weights in the last part of training.
 
-    Cao et al., NeurIPS 2019, with the class-balanced weights of the released code.
+    Cao et al., NeurIPS 2019, with the class-balanced weights of the released code. That
+    divides the loss of a batch by the sum of their weights, here it is by their number.
 
     Parameters
     ----------
@@ -79,7 +80,8 @@ class LDAMDRWClassifier(LDAMClassifier):
     max_margin, scale
         See :class:`LDAMClassifier`.
     start : float, default=0.8
-        Part of the epochs after which the weights count; 0.8 is the paper's 160 of 200.
+        Part of the epochs after which the weights count, in the last one at the
+        latest; 0.8 is the paper's 160 of 200, and 1 is never.
     beta : float or "auto", default=0.9999
         See :func:`effective_number_weights`.
 
@@ -115,8 +117,8 @@ class LDAMDRWClassifier(LDAMClassifier):
 
 
 class _DeferredStep(LossStep):
-    """Tells the loss how much of the training is over."""
+    """Tells the loss when its weights count."""
 
     def row_losses(self, scores: Tensor, batch: StepBatch) -> Tensor:
-        self.loss.progress = self.progress
+        self.loss.progress = float(self.has_begun(self.loss.start))
         return super().row_losses(scores, batch)

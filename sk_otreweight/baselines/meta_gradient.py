@@ -202,7 +202,7 @@ class HeadGradient(MetaGradient):
 
         def gradients(rows: slice) -> list[Tensor]:
             outer = errors[rows, :, None] * features[rows, None]
-            return [outer, errors[rows]][: len(self.parameters())]
+            return [outer] if self.layer.bias is None else [outer, errors[rows]]
 
         return gradients
 

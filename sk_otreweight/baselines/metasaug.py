@@ -54,8 +54,9 @@ class MetaSAugClassifier(MetaClassifier):
         features that are kept (``finetune="head"``) and for covariances of more than
         10 million entries, else "full".
     strength : float, default=0.75
-        Value of lambda at the end of stage 2; it grows from epoch to epoch. The paper
-        tries 0.25 to 1.
+        Value of lambda at the end of stage 2; it grows by an equal part in each epoch
+        of that. The paper tries 0.25 to 1. In its code for CIFAR lambda grows over both
+        stages, and is 0.8 to 1 of its value in stage 2.
     covariance_lr : float, default=0.1
         Step size of the covariances; 0 leaves them as they were estimated.
     beta : float or "auto", default=0.9999

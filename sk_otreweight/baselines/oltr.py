@@ -100,7 +100,8 @@ class OLTRClassifier(TwoStageClassifier):
     net, head, max_epochs, lr, train_on_meta, target_prior, random_state, verbose
         See :class:`BaselineClassifier`. The net must end in an ``nn.Linear``.
     finetune : {"head", "all"}, default="head"
-        Whether stage 2 trains the new head alone, or the whole net.
+        Whether stage 2 trains the new head alone, or the whole net, as the released
+        code does (there features have a tenth of the head's learning rate).
 
     Examples
     --------

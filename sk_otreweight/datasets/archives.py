@@ -40,7 +40,11 @@ def read_nested(path: Path, names: Sequence[str]) -> bytes:
 
 def _read_member(content: bytes, names: Sequence[str], path: Path) -> bytes:
     try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+        with gzip.open(io.BytesIO(content)) as file:
+            # tarfile reads headers whole, which may be as large as any file.
+            plain = file.read(LARGEST + 1)
+        _check_size(len(plain), path)
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
             for member in archive:
                 if member.isfile() and PurePosixPath(member.name).name in names:
                     _check_size(member.size, path)
@@ -59,6 +63,6 @@ def _read_member(content: bytes, names: Sequence[str], path: Path) -> bytes:
 def _check_size(size: int, path: Path) -> None:
     if size > LARGEST:
         raise ValueError(
-            f"{path}: a file of {size} bytes is too large, {LARGEST} at most are "
-            "expected. Check that this is the right archive."
+            f"{path}: it, or a file in it, has more than the {LARGEST} bytes that are "
+            "expected at most. Check that this is the right archive."
         )

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -158,9 +159,12 @@ def _read_kept(path: Path, download_if_missing: bool) -> bytes:
     content = _fetch()
     path.parent.mkdir(parents=True, exist_ok=True)
     # Another process may read the file at this moment.
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return content
 
 

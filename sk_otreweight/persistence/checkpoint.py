@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from skorch import NeuralNet
 from torch import Tensor
 
 from sk_otreweight._validation import warn_checkpoint_not_written
-from sk_otreweight.fingerprint import data_digest, settings
+from sk_otreweight.fingerprint import data_digest, settings, versions
 from sk_otreweight.persistence.codec import Decoder, Encoder
 from sk_otreweight.persistence.file import opened, remove_parts, write
 from sk_otreweight.persistence.plain import KINDS
@@ -31,7 +30,6 @@ from sk_otreweight.persistence.state import (
 )
 from sk_otreweight.processes import Processes, device_of
 
-_PACKAGES = ("sk-otreweight", "torch", "skorch")
 _DATA = ("X", "y", "X_meta", "y_meta")
 _SHOWN = 60  # characters
 
@@ -72,8 +70,8 @@ class FitCheckpoint:
     ):
         self.writes = processes is None or processes.rank == 0
         self.path = Path(path)
-        versions = {f"version of {name}": version(name) for name in _PACKAGES}
-        self.identity = {**identity, **versions}
+        named = {f"version of {name}": number for name, number in versions().items()}
+        self.identity = {**identity, **named}
         self.saved: State | None = None
         self._after_stage_one: State | None = None
         if self.writes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 
 from sk_otreweight.persistence.codec import Decoder, Encoder, Node
 from sk_otreweight.persistence.file import opened, write
-from sk_otreweight.persistence.names import find_class
+from sk_otreweight.persistence.names import find_class, names_of
 from sk_otreweight.persistence.nets import KINDS as NET_KINDS
 from sk_otreweight.persistence.nets import decode_maker, encode_maker
 from sk_otreweight.persistence.objects import KINDS as OBJECT_KINDS
@@ -40,9 +41,10 @@ class SaveMixin:
         `predict`, `partial_fit` and a new `fit` need. It replaces a file of that name
         when it is complete. :func:`load` reads it.
 
-        Classes and functions are saved by name. For a module that was given as an
-        instance, or made by a function without a name, :func:`load` asks for
-        `module`.
+        Classes and functions are saved by name, and :func:`load` asks for leave to use
+        those that are not of this package, torch, skorch or scikit-learn. For a module
+        that was given as an instance, or made by a function without a name, it asks
+        for `module`.
 
         Parameters
         ----------
@@ -84,7 +86,7 @@ def load(
     *,
     module: nn.Module | Callable[..., nn.Module] | None = None,
     device: torch.device | str | None = None,
-    trusted: Collection[str] = (),
+    trusted: Collection[str | type | FunctionType] = (),
 ) -> Any:
     """Load an estimator that was saved by its method `save`.
 
@@ -92,14 +94,16 @@ def load(
     up by name among what is installed:
 
     - a class only if it is of the kind that is needed in its place (a module, an
-      optimizer, a callback, an estimator, a data set or a loader). It is called
-      with the parameters in the file, and its module is imported if it is not yet;
-    - a function only if you name it in `trusted`;
+      optimizer, a callback, an estimator, a data set or a loader), and of this package,
+      scikit-learn, skorch, ``torch.nn``, ``torch.optim`` or ``torch.utils.data``. It
+      is called with the parameters in the file;
+    - any other class, and any function, only if you name it in `trusted`, or give
+      it as `module`; otherwise its module is not even imported;
     - of Python's standard library, nothing.
 
-    So a file chooses among the building blocks that are installed, and cannot bring
-    its own. That is as safe as their constructors: of a file from strangers, make sure
-    that none of what you have installed does harm when it is imported or built.
+    So a file chooses among the building blocks of these libraries and those that you
+    allow, and cannot bring its own. To fit further is to run the callbacks that the
+    file names: those of skorch write to the paths that it gives.
 
     Parameters
     ----------
@@ -110,9 +114,10 @@ def load(
         architecture, or what returns one. What it has learned is replaced.
     device : torch.device or str, default=None
         Where to put the net; None is the device it was on.
-    trusted : collection of str, default=()
-        Dotted names of functions, or of packages of functions, that the
-        model may use, such as ``"mypackage.costs.manhattan"``.
+    trusted : collection of str, class or function, default=()
+        Classes and functions of other packages that the model may use: themselves, or
+        the dotted names of them or of what they are in, such as
+        ``"my_package.nets.Net"`` and ``"my_package"``.
 
     Returns
     -------
@@ -127,9 +132,11 @@ def load(
         If a class or function in it cannot be imported; the message says which.
     ValueError
         If the file is no saved model, is damaged, or was written by a later version;
-        if a class in it is of the wrong kind, a function is not trusted, `module` is
-        missing or does not fit, or the device is not available. If a callback of the
-        net writes to a folder, the folder is made.
+        if a class in it is of the wrong kind, a class or function is not trusted,
+        `module` is missing or does not fit, or the device is not available. If a
+        callback of the net writes to a folder, the folder is made.
+    TypeError
+        If `trusted` holds something else.
 
     Examples
     --------
@@ -150,7 +157,7 @@ def load(
     >>> bool((same.predict_proba(X) == clf.predict_proba(X)).all())
     True
     """
-    trusted = [trusted] if isinstance(trusted, str) else trusted
+    trusted = names_of(trusted)
     with opened(path) as (node, read), torch.random.fork_rng(devices=[]):
         decoder = Decoder(KINDS, read, module=module, device=device, trusted=trusted)
         try:
@@ -191,7 +198,7 @@ def _decode_estimator(node: Node, decoder: Decoder) -> Any:
             "it is a checkpoint of a fit, not a fitted model. Go on from it with "
             "fit(..., checkpoint=path, resume=True), then save the model."
         )
-    kind = find_class(node["class"], SaveMixin)
+    kind = find_class(node["class"], decoder.trusted, SaveMixin)
     params = {
         name: decode_maker(item, decoder) if name == "net" else decoder(item)
         for name, item in node["params"].items()

@@ -8,8 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,11 +16,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sk_otreweight.fingerprint import versions
+
 FORMAT = 1
 
 _KEY = "sk_otreweight"
 _PACKAGES = ("sk-otreweight", "torch", "skorch", "scikit-learn", "numpy", "safetensors")
 _NO_DIGEST = "0" * 64
+_ATTEMPTS = 3
 _MAX_HEADER = 10**8  # of safetensors
 
 
@@ -49,7 +51,7 @@ def write(path: str | os.PathLike, content: Any, tensors: dict[str, Tensor]) -> 
     header = {
         "sha256": _NO_DIGEST,
         "format": FORMAT,
-        "versions": _versions(),
+        "versions": versions(_PACKAGES),
         "content": content,
     }
     text = json.dumps(header, allow_nan=False, separators=(",", ":"))
@@ -69,7 +71,8 @@ def write(path: str | os.PathLike, content: Any, tensors: dict[str, Tensor]) -> 
 
 def remove_parts(path: Path) -> None:
     """Remove what `write` left of a file when it was killed."""
-    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+    hexadecimals = "[0-9a-f]" * len(uuid.uuid4().hex)  # "a.b" has parts of its own
+    for part in path.parent.glob(f"{glob.escape(path.name)}.{hexadecimals}.part"):
         part.unlink(missing_ok=True)
 
 
@@ -85,9 +88,25 @@ def opened(
         If there is no file.
     ValueError
         If it was not written by `write`, or by that of a later version, or was changed
-        since.
+        since, or is replaced over and over.
     """
     path = Path(path)
+    for _ in range(_ATTEMPTS):
+        header = _checked_header(path)
+        with safe_open(path, framework="pt") as tensors:
+            # It opens the file anew, which may be another one by now.
+            if header["sha256"] in (tensors.metadata() or {}).get(_KEY, ""):
+                # A copy, so that nothing goes on looking at the file.
+                yield header["content"], lambda name: tensors.get_tensor(name).clone()
+                return
+    raise ValueError(
+        f"Cannot load {path}: it was replaced by another file each time it was read. "
+        "Load it when nothing is saved there."
+    )
+
+
+def _checked_header(path: Path) -> dict[str, Any]:
+    """Return what is in a file beside its tensors, if nothing was changed since."""
     if not path.is_file():
         raise FileNotFoundError(f"Cannot load {path}: there is no such file.")
     with path.open("rb") as file:
@@ -98,17 +117,7 @@ def opened(
                 f"Cannot load {path}: it is damaged, or was changed after it was saved "
                 "(its checksum is wrong). Take another copy, or save the model again."
             )
-    with safe_open(path, framework="pt") as tensors:
-        # A copy, so that nothing goes on looking at the file.
-        yield header["content"], lambda name: tensors.get_tensor(name).clone()
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
+    return header
 
 
 def _read_header(file: BinaryIO, path: Path) -> dict[str, Any]:

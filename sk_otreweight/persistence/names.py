@@ -18,6 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 _PACKAGE = __name__.partition(".")[0]
 
+# Where building an object does no more than that. The rest of torch is not among them:
+# some of its modules start servers, run scripts or read pickles.
+_LIBRARIES = ("torch.nn", "torch.optim", "torch.utils.data", "skorch", "sklearn")
+
 # A class of another kind is refused, whatever the file says it is for.
 _KINDS = (
     nn.Module,
@@ -58,7 +62,40 @@ def is_importable(thing: Any) -> bool:
         return False
 
 
-def find_class(name: str, kinds: type | tuple[type, ...] = _KINDS) -> type:
+def names_of(trusted: Any) -> list[str]:
+    """Return the dotted names of what the user trusts: names, classes and functions.
+
+    Raises
+    ------
+    TypeError
+        If something else is among them.
+    """
+    is_one = isinstance(trusted, (str, type, FunctionType))
+    return [_dotted_name(entry) for entry in ([trusted] if is_one else trusted)]
+
+
+def _dotted_name(entry: Any) -> str:
+    if isinstance(entry, str):
+        return entry
+    if not isinstance(entry, (type, FunctionType)):
+        raise TypeError(
+            f"trusted holds {entry!r}: give classes, functions or their dotted names, "
+            "such as 'my_package.nets.Net'."
+        )
+    return dotted(name_of(entry))
+
+
+def is_trusted(name: str, trusted: Collection[str]) -> bool:
+    """Return whether a name, or a module or package that it is in, is trusted."""
+    plain = dotted(name)
+    return any(plain == entry or plain.startswith(f"{entry}.") for entry in trusted)
+
+
+def find_class(
+    name: str,
+    trusted: Collection[str] = (),
+    kinds: type | tuple[type, ...] = _KINDS,
+) -> type:
     """Import a class and check that it is of one of some kinds.
 
     Raises
@@ -66,8 +103,10 @@ def find_class(name: str, kinds: type | tuple[type, ...] = _KINDS) -> type:
     ImportError
         If there is no such class.
     ValueError
-        If it is of no such kind; standard library modules are not even imported.
+        If it is of no such kind; or if it is neither in `trusted` nor of a library
+        that models are made of, and then its module is not even imported.
     """
+    _check_trusted(name, (*trusted, *_LIBRARIES, _PACKAGE), what="class")
     found = _find(name)
     is_ours = name.startswith(f"{_PACKAGE}.") and kinds is _KINDS
     if isinstance(found, type) and (is_ours or issubclass(found, kinds)):
@@ -90,28 +129,33 @@ def find_function(name: str, trusted: Collection[str]) -> Any:
     ValueError
         If it is not in `trusted`; then its module is not even imported.
     """
-    plain = dotted(name)
     if name in _KNOWN_FUNCTIONS:
         return _KNOWN_FUNCTIONS[name] or _find(name)
-    if not any(plain == entry or plain.startswith(f"{entry}.") for entry in trusted):
-        raise ValueError(
-            f"the model uses the function {plain}, and a function may do anything. If "
-            f"you know it, pass trusted=[{plain!r}]."
-        )
+    _check_trusted(name, trusted, what="function")
     found = _find(name)
     if not isinstance(found, FunctionType):
-        raise ValueError(f"{plain} is a {type(found).__name__}, not a function.")
+        raise ValueError(f"{dotted(name)} is a {type(found).__name__}, not a function.")
     return found
+
+
+def _check_trusted(name: str, trusted: Collection[str], *, what: str) -> None:
+    """Raise if a name is not trusted; nothing of the standard library ever is."""
+    plain = dotted(name)
+    if plain.partition(".")[0] in sys.stdlib_module_names:
+        raise ValueError(
+            f"the file names {plain}, of Python's standard library, which has no part "
+            "of a model. It was not called: do not trust this file."
+        )
+    if not is_trusted(name, trusted):
+        raise ValueError(
+            f"the model uses the {what} {plain}, and a {what} may do anything. If you "
+            f"know it, pass trusted=[{plain!r}]."
+        )
 
 
 def _find(name: str) -> Any:
     """Import what is defined under a name; what is merely imported there is not."""
     module, _, qualname = name.partition(":")
-    if module.partition(".")[0] in sys.stdlib_module_names:
-        raise ValueError(
-            f"the file names {dotted(name)}, of Python's standard library, which has "
-            "no part of a model. It was not called: do not trust this file."
-        )
     try:
         found = attrgetter(qualname)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:

@@ -15,7 +15,13 @@ from torch.utils.data import Dataset
 
 from sk_otreweight.features import ReplacedHead, put_head, return_scores_alone
 from sk_otreweight.persistence.codec import Decoder, Encoder, Kind, Node, not_storable
-from sk_otreweight.persistence.names import dotted, find_class, is_importable, name_of
+from sk_otreweight.persistence.names import (
+    dotted,
+    find_class,
+    is_importable,
+    is_trusted,
+    name_of,
+)
 from sk_otreweight.persistence.objects import class_name, encode_instance, make
 from sk_otreweight.persistence.plain import is_data
 from sk_otreweight.wrappers import original
@@ -204,7 +210,7 @@ def _encode_optimizer(optimizer: Optimizer, encoder: Encoder, where: str) -> Nod
 
 
 def _decode_net(node: dict[str, Node], decoder: Decoder) -> NeuralNet:
-    kind = find_class(node["class"], NeuralNet)
+    kind = find_class(node["class"], decoder.trusted, NeuralNet)
     decode = {
         "module": decode_maker,
         "criterion": _decode_criterion,
@@ -220,13 +226,15 @@ def _decode_net(node: dict[str, Node], decoder: Decoder) -> NeuralNet:
     net = make(kind, params)
     if node["state"] is not None:
         _restore_state(net.initialize(), node["state"], decoder)
+    _check_reads_no_pickles(net, decoder)
     return net
 
 
 def _decode_criterion(node: Node, decoder: Decoder) -> Any:
     if _kind_of(node) != "criterion":
         return decoder(node)
-    return make(find_class(node["class"], nn.Module), decoder(node["params"]))
+    kind = find_class(node["class"], decoder.trusted, nn.Module)
+    return make(kind, decoder(node["params"]))
 
 
 def _kind_of(node: Node) -> str | None:
@@ -249,6 +257,18 @@ def _check_places(params: Mapping[str, Any]) -> None:
                 f"subclass of {kind.__name__}. It was not called: do not trust this "
                 "file."
             )
+
+
+def _check_reads_no_pickles(net: NeuralNet, decoder: Decoder) -> None:
+    """Raise if a callback of a further fit could have the net load a pickle."""
+    options = getattr(net, "torch_load_kwargs", None)
+    is_safe = options is None or options.get("weights_only") is True
+    if not is_safe and not is_trusted("torch:load", decoder.trusted):
+        raise ValueError(
+            f"the net reads parameters from files by torch.load({options}), which runs "
+            "what is pickled in them. If you know these files, pass "
+            "trusted=['torch.load']."
+        )
 
 
 def _restore_state(net: NeuralNet, node: Mapping[str, Node], decoder: Decoder) -> None:

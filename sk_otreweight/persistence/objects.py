@@ -104,7 +104,7 @@ def _encode_component(value: Any, encoder: Encoder, where: str) -> dict[str, Nod
 
 
 def _decode_component(node: dict[str, Node], decoder: Decoder) -> Any:
-    kind = find_class(node["class"], _COMPONENTS)
+    kind = find_class(node["class"], decoder.trusted, _COMPONENTS)
     value = make(kind, decoder(node["params"]))
     state = decoder(node.get("state", {}))
     if hasattr(value, "restore_state"):
@@ -147,7 +147,7 @@ KINDS = (
         "class",
         lambda value: isinstance(value, type),
         _encode_name,
-        lambda node, decoder: find_class(node["name"]),
+        lambda node, decoder: find_class(node["name"], decoder.trusted),
     ),
     Kind(
         "function",

@@ -15,10 +15,12 @@ _TITLES = {
     "few": "recall of rare classes",
     "time_ratio": "time / plain training",
 }
+# Of which the smallest is the best.
+_COSTS = ("log_loss", "ece", "fit_time", "time_ratio")
 
 
 class ComparisonDisplay:
-    """The table of :func:`~sk_otreweight.compare`, best method first.
+    """The table of :func:`~sk_otreweight.compare`, best method on top.
 
     Parameters
     ----------
@@ -113,7 +115,11 @@ class ComparisonDisplay:
             check_choice(figure, name="figures", choices=known)
         for name in highlight:
             check_choice(name, name="highlight", choices=list(table.index))
-        table = table.sort_values((self.figures[0], "mean"), na_position="first")
+        table = table.sort_values(  # the last one is drawn on top
+            (self.figures[0], "mean"),
+            ascending=self.figures[0] not in _COSTS,
+            na_position="first",
+        )
         n = len(self.figures)
         self.axes_ = make_axes(
             axes,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import column_or_1d
 
 from sk_otreweight._validation import (
     check_cost_table,
+    check_point_labels,
     check_row_weights,
 )
 from sk_otreweight.plotting.axes import BLUE, GREY, draw_rows, label_spans, make_axes
@@ -133,12 +133,13 @@ class SampleWeightDisplay:
         """
         y, sample_weight = check_row_weights(y, sample_weight)
         cost = check_cost_table(cost, n_rows=len(y))
+        point_labels = check_point_labels(point_labels, n_points=cost.shape[1])
         rows = shown_rows(y, sample_weight, max_rows)
         return cls(
             cost=cost[rows],
             sample_weight=sample_weight[rows],
             y=y[rows],
-            point_labels=column_or_1d(point_labels),
+            point_labels=point_labels,
             n_samples=len(y),
         ).plot(axes)
 

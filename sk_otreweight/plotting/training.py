@@ -81,11 +81,13 @@ class TrainingDisplay:
         Raises
         ------
         ValueError
-            If `x` is not known, or the history lacks one of `metrics`.
+            If `x` is not known, the history lacks one of `metrics`, or nothing was
+            trained.
         """
         if not hasattr(estimator, "history"):
             check_is_fitted(estimator, "history_")
-        history = getattr(estimator, "history_", None) or estimator.history
+        history = getattr(estimator, "history_", None)
+        history = estimator.history if history is None else history
         return cls(history=list(history), metrics=tuple(metrics)).plot(axes, x=x)
 
     def plot(self, axes: Any = None, *, x: str = "epoch") -> TrainingDisplay:
@@ -134,6 +136,11 @@ class TrainingDisplay:
         return self
 
     def _panels(self) -> dict[str, list[str]]:
+        if not self.history:
+            raise ValueError(
+                "The history has no epochs: nothing was trained, as with max_epochs=0. "
+                "Train for an epoch at least."
+            )
         known = {key for epoch in self.history for key in epoch}
         lacking = [name for name in self.metrics if name not in known]
         if lacking:

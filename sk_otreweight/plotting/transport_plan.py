@@ -10,6 +10,7 @@ from sklearn.utils.validation import column_or_1d
 
 from sk_otreweight._validation import (
     check_cost_table,
+    check_point_labels,
     check_row_weights,
 )
 from sk_otreweight.plotting.axes import BLUE, GREY, draw_rows, label_spans, make_axes
@@ -140,6 +141,7 @@ class TransportPlanDisplay:
         """
         y, sample_weight = check_row_weights(y, sample_weight)
         cost = check_cost_table(cost, n_rows=len(y))
+        point_labels = check_point_labels(point_labels, n_points=cost.shape[1])
         rows = shown_rows(y, sample_weight, max_rows)
         cost, weights = cost[rows], sample_weight[rows]
         n, m = cost.shape
@@ -153,7 +155,7 @@ class TransportPlanDisplay:
             before=before.numpy(),
             after=after.numpy(),
             y=y[rows],
-            point_labels=column_or_1d(point_labels),
+            point_labels=point_labels,
         ).plot(axes)
 
     def plot(self, axes: Any = None) -> TransportPlanDisplay:

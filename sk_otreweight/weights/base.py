@@ -24,6 +24,15 @@ class Rows(NamedTuple):
         Weight that the rows of each class start with.
     index : Tensor of shape (n,) or (n_batches, n), or None
         Row numbers in the training set.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_otreweight.weights import Rows
+    >>> start = torch.tensor([0.5, 1.5])
+    >>> rows = Rows(None, labels=torch.tensor([0, 1, 1]), class_start=start, index=None)
+    >>> rows.start
+    tensor([0.5000, 1.5000, 1.5000])
     """
 
     features: Tensor | None
