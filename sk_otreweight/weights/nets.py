@@ -23,9 +23,6 @@ class _NetStrategy(WeightStrategy):
 
     lr: float
     optimizer: type[torch.optim.Optimizer]
-    # Of files that were saved before they were kept.
-    seed_: int = 0
-    n_steps_: int = 0
 
     @abstractmethod
     def _build(self, n_features: int) -> nn.Module:
@@ -48,7 +45,6 @@ class _NetStrategy(WeightStrategy):
             return
         device = features.device
         self.n_features_ = features.shape[1]
-        self.seed_, self.n_steps_ = seed, 0
         with seeded(seed, device):
             module = self._build(self.n_features_)
             self.module_ = module.to(device=device, dtype=features.dtype).eval()
@@ -106,18 +102,11 @@ class _NetStrategy(WeightStrategy):
         return self.scores(rows.features) + rows.start.log()
 
     def step(self, rows: Rows, grad: Tensor) -> None:
-        """Take one optimizer step on the net's parameters, in training mode."""
+        """Take one optimizer step on the net's parameters."""
         self.optimizer_.zero_grad()
-        # Dropout draws anew in each step, and the same from a seed.
-        with seeded(self.seed_ + self.n_steps_, rows.features.device):
-            self.module_.train()
-            try:
-                probabilities = self.probabilities(rows)
-            finally:
-                self.module_.eval()
+        probabilities = self.probabilities(rows)
         probabilities.backward(grad.to(probabilities.dtype))
         self.optimizer_.step()
-        self.n_steps_ += 1
 
     def synchronise(self, rows: Rows, processes: Any) -> None:
         """Average the parameters of the net over the processes."""
@@ -231,6 +220,10 @@ class ModuleWeights(_NetStrategy):
     >>> weights = ModuleWeights(lambda n_features: nn.Linear(n_features, 1))
     """
 
+    # Of models that were saved before these were kept.
+    seed_: int = 0
+    n_steps_: int = 0
+
     def __init__(
         self,
         module: Callable[..., nn.Module],
@@ -245,6 +238,23 @@ class ModuleWeights(_NetStrategy):
         """Raise on parameters that are not valid; called before any training."""
         super().check_parameters()
         check_makes_modules(self.module)
+
+    def start_from(self, features: Tensor, seed: int) -> None:
+        """Initialise the net for features (n, d), unless it has been."""
+        if not hasattr(self, "module_"):
+            self.seed_, self.n_steps_ = seed, 0
+        super().start_from(features, seed)
+
+    def step(self, rows: Rows, grad: Tensor) -> None:
+        """Take one optimizer step on the net's parameters, in training mode."""
+        # Dropout draws anew in each step, and the same from a seed.
+        with seeded(self.seed_ + self.n_steps_, rows.features.device):
+            self.module_.train()
+            try:
+                super().step(rows, grad)
+            finally:
+                self.module_.eval()
+        self.n_steps_ += 1
 
     def _build(self, n_features: int) -> nn.Module:
         wanted = [
