@@ -466,7 +466,8 @@ def test_whether_scores_are_probabilities_is_not_read_off_the_rows(
     assert bool(((scores > 0) & (scores < 1)).all())
     expected = clf.predict_proba(X)
     clf.save(tmp_path / "clf.safetensors")
-    for fitted in (clf, load(tmp_path / "clf.safetensors")):
+    loaded = load(tmp_path / "clf.safetensors", trusted=[SmallMLP.__module__, __name__])
+    for fitted in (clf, loaded):
         alone = np.concatenate([fitted.predict_proba(row[None]) for row in X])
         np.testing.assert_array_equal(alone, expected)
     softmax = scores.softmax(1) if n_classes > 2 else scores.sigmoid()

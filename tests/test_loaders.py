@@ -308,7 +308,7 @@ def collate_once(items):
         {"sampler": [3, 0, 3]},
         {"drop_last": True, "batch_size": 3},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_rows_that_were_loaded_before_come_in_the_order_of_the_net(params, kind):
     dataset = datasets()[kind]

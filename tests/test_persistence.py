@@ -1088,6 +1088,15 @@ def test_a_class_of_the_wrong_kind_is_refused(place, name, path, monkeypatch):
         load(path, trusted=NETS)
 
 
+def test_an_estimator_of_the_wrong_kind_is_refused(path):
+    def edit(content):
+        content["class"] = "sklearn.svm._classes:SVC"
+
+    edited(path, edit)
+    with pytest.raises(ValueError, match=r"names sklearn\.svm\._classes\.SVC,"):
+        load(path, trusted=NETS)
+
+
 def test_a_standard_module_is_not_even_imported(path):
     def edit(content):
         content["params"]["cost"] = {"kind": "class", "name": "antigravity:fly"}
