@@ -152,8 +152,8 @@ def table_arguments(
     parser.add_argument(
         "--fresh",
         action="store_true",
-        help="forget the fits of earlier runs: they are told apart by their data, net "
-        "and parameters, not by the code that made them",
+        help="forget the fits of earlier runs: they are told apart by their data, net, "
+        "parameters and the versions of packages, not by the code that made them",
     )
     parser.add_argument(
         "--check",
