@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -34,12 +34,26 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     device : torch.device or str, default="cpu"
         Device whose generator is used besides the CPU's.
     """
-    device = torch.device(device)
-    is_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if is_cuda else []):
+    with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed all other devices too, which nobody restores.
         torch.default_generator.manual_seed(seed)
-        if is_cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        with _device_seeded(seed, torch.device(device)):
+            yield
+
+
+@contextmanager
+def _device_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Do the same to the generator of a single device, if it has one of its own."""
+    module = getattr(torch, device.type, None)
+    if not hasattr(module, "get_rng_state"):
         yield
+        return
+    # There is one mps device at most, and its functions take none.
+    place = () if device.type == "mps" else (device,)
+    state = module.get_rng_state(*place)
+    try:
+        with module.device(device) if place else nullcontext():
+            module.manual_seed(seed)
+        yield
+    finally:
+        module.set_rng_state(state, *place)

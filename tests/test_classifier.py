@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -213,6 +215,39 @@ def test_global_generators_stay_untouched(random_state, weights, few):
     numpy_after = np.random.get_state()  # noqa: NPY002
     np.testing.assert_array_equal(numpy_after[1], numpy_before[1])
     assert numpy_after[2] == numpy_before[2]
+
+
+class OneGenerator:
+    """What torch has for a device, with a seed as the state of its generator."""
+
+    def __init__(self, takes_device):
+        self.state, self.takes_device, self.seen = 7, takes_device, []
+
+    def get_rng_state(self, *device):
+        assert len(device) == self.takes_device
+        return self.state
+
+    def set_rng_state(self, state, *device):
+        assert len(device) == self.takes_device
+        self.state = state
+
+    def manual_seed(self, seed):
+        self.state = seed
+
+    @contextmanager
+    def device(self, device):
+        self.seen.append(device)
+        yield
+
+
+@pytest.mark.parametrize(("kind", "device"), [("mps", "mps"), ("xpu", "xpu:1")])
+def test_the_device_of_the_net_is_seeded_and_restored(kind, device, monkeypatch):
+    module = OneGenerator(takes_device=kind != "mps")
+    monkeypatch.setattr(torch, kind, module)
+    with seeded(3, device):
+        assert module.state == 3
+    assert module.state == 7
+    assert module.seen == ([torch.device(device)] if module.takes_device else [])
 
 
 def test_other_devices_are_not_seeded(monkeypatch):

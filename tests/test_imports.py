@@ -192,6 +192,7 @@ TABLE = {
             "meta_rows",
             "prediction",
             "priors",
+            "processes",
             "sampling",
             "scores",
             "stage2",

@@ -16,6 +16,7 @@ from sk_otreweight.extraction import batch_features
 from sk_otreweight.features import ReplacedHead
 from sk_otreweight.inputs import batch_of
 from sk_otreweight.priors import named_prior
+from sk_otreweight.processes import device_of
 from sk_otreweight.sampling import rows_of_classes
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 
@@ -112,7 +113,7 @@ class _BBNStep(BaselineStep):
         classes = self.rare.multinomial(n, replacement=True, generator=self.generator)
         drawn = rows_of_classes(classes, self.labels, self.generator)
         rows = self.data.train_rows[drawn]
-        X = to_tensor(batch_of(net, self.data.X, rows.numpy()), device=net.device)
+        X = to_tensor(batch_of(net, self.data.X, rows.numpy()), device=device_of(net))
         rare_features = batch_features(net, self.data.head, X)
         head = head_layer(net, self.data.head)
         scores = head.mixed(batch.features, rare_features, alpha)

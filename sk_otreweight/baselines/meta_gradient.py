@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from sk_otreweight.baselines.heads import head_layer
+from sk_otreweight.processes import device_of
 from sk_otreweight.scores import class_scores
 from sk_otreweight.stage2 import Stage2Data, StepBatch
 from sk_otreweight.wrappers import eager, original
@@ -46,7 +47,7 @@ class MetaGradient(ABC):
 
     def __init__(self, data: Stage2Data, X: Any, labels: Tensor):
         self.data, self.labels = data, labels
-        self.X = to_tensor(X, device=data.net.device)
+        self.X = to_tensor(X, device=device_of(data.net))
 
     @abstractmethod
     def parameters(self) -> Named:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sk_otreweight._validation import check_choice, check_count, check_real
 from sk_otreweight.baselines.learned import MetaClassifier, MetaRows, MetaStep
+from sk_otreweight.processes import device_of
 from sk_otreweight.stage2 import Stage2Data, Stage2Step, StepBatch
 from sk_otreweight.weights import WeightNet
 
@@ -80,7 +81,8 @@ class MetaWeightNetClassifier(MetaClassifier):
         self.weight_net_ = LossWeightNet(
             self.weight_lr, self.hidden, self.weight_optimizer
         )
-        self.weight_net_.start_from(torch.zeros(2, 1, device=self.net_.device), seed)
+        losses = torch.zeros(2, 1, device=device_of(self.net_))
+        self.weight_net_.start_from(losses, seed)
 
     def _make_step(self, data: Stage2Data) -> Stage2Step:
         return _WeightNetStep(data, self._meta_rows(), self.weight_net_, self.normalize)
