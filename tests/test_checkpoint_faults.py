@@ -33,8 +33,8 @@ FORKS = multiprocessing.get_context("fork")
 
 def kill_fit():
     """Return a fit that is long enough to be killed in the midst of."""
-    net = small_net(NormDropoutMLP, max_epochs=12, batch_size=16)
-    return OTReweightedClassifier(net, weights="vector", max_epochs=12, random_state=0)
+    net = small_net(NormDropoutMLP, max_epochs=6, batch_size=16)
+    return OTReweightedClassifier(net, weights="vector", max_epochs=6, random_state=0)
 
 
 def fit_digits(path, resume, started=None):
