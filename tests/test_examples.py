@@ -83,5 +83,5 @@ def test_all_methods_are_compared():
     text = run("examples/plot_compare.py")
     assert "methods that failed: 0" in text
     for name in (*BASELINES, "ot", "ot_adjusted"):
-        accuracy, *_ = numbers(f"{name} ", text)
+        accuracy, *_ = numbers(f"{name}  ", text)
         assert 0.5 < accuracy < 1
