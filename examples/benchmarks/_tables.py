@@ -365,13 +365,14 @@ def check(tables: Sequence[Table], name: str, chosen: argparse.Namespace) -> int
 
 
 def to_record(fits: Mapping[str, Sequence[Fit]]) -> dict[str, list[Fit]]:
-    """Return of the fits of each table what is worth a place in the record."""
-    kept = ("setting", "method", "seed", "balanced_accuracy", "few", "log_loss")
+    """Return of the fits of each table what is worth a place in the record.
+
+    Seconds are not: fits that share a machine, and may be paused, are no measurement.
+    """
+    figures = ("balanced_accuracy", "few", "log_loss", "error")
+    kept = ("setting", "method", "seed", *figures)
     return {
-        table: [
-            {name: fit[name] for name in (*kept, "fit_time", "error") if name in fit}
-            for fit in found
-        ]
+        table: [{name: fit[name] for name in kept if name in fit} for fit in found]
         for table, found in fits.items()
     }
 
