@@ -156,6 +156,12 @@ TRIALS = {
     "cross-entropy, weights between classes": replace(
         CONTROL, adjusted=False, weights="between", reg=0.1
     ),
+    "cross-entropy, weights between classes, no meta rows in training": replace(
+        CONTROL, adjusted=False, weights="between", reg=0.1, with_meta=False
+    ),
+    "cross-entropy, weights between classes, reg 0.2": replace(
+        CONTROL, adjusted=False, weights="between"
+    ),
     "within: control, weights within classes": WITHIN,
     "within, reg 0.1": replace(WITHIN, reg=0.1),
     "within, reg 0.4": replace(WITHIN, reg=0.4),
