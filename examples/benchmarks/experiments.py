@@ -156,8 +156,16 @@ TRIALS = {
     "cross-entropy, weights between classes": replace(
         CONTROL, adjusted=False, weights="between", reg=0.1
     ),
-    "cross-entropy, weights between classes, no meta rows in training": replace(
+    "cross-entropy, weights between classes, no meta rows": replace(
         CONTROL, adjusted=False, weights="between", reg=0.1, with_meta=False
+    ),
+    "cross-entropy, weights between classes, no meta rows, stage 2 at lr 5e-4": replace(
+        CONTROL,
+        adjusted=False,
+        weights="between",
+        reg=0.1,
+        with_meta=False,
+        late_lr=5e-4,
     ),
     "cross-entropy, weights between classes, reg 0.2": replace(
         CONTROL, adjusted=False, weights="between"
