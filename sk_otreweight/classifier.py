@@ -10,6 +10,7 @@ import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
+from skorch.callbacks import LRScheduler
 from torch import Tensor, nn
 
 from sk_otreweight._validation import (
@@ -85,8 +86,11 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         produces the class scores.
     max_epochs : int, default=10
         Epochs of stage 2.
-    lr : float, default=None
-        Learning rate alpha of stage 2; None keeps the optimizer's.
+    lr : float, "half" or None, default="half"
+        Learning rate alpha of stage 2. "half" takes half of the optimizer's, as few
+        rows of much weight can spoil what stage 1 learned; but all of it if nothing was
+        learned (`restart`, a net of no epochs), or if skorch's ``LRScheduler`` sets the
+        rates. `partial_fit` leaves them as they are. None keeps the optimizer's.
     weight_lr : float, default=None
         Step size beta of the weights; None takes the strategy's own.
     init_weights : {"uniform", "class_balanced", "inverse"}, default="uniform"
@@ -177,6 +181,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
 
     can_distribute = True
 
+    _lr_names = ("half",)
     _columns = {"weights_ess": 1.0, "weights_kl": 0.0, "ot_cost": float("nan")}
 
     def __init__(
@@ -192,7 +197,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         virtual_step: str | None = "first_order",
         head: Any = None,
         max_epochs: int = 10,
-        lr: float | None = None,
+        lr: float | str | None = "half",
         weight_lr: float | None = None,
         init_weights: str = "uniform",
         loss: str = "net",
@@ -368,6 +373,13 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         check_choice(self.sampling, name="sampling", choices=tuple(_SAMPLING))
         check_real(self.meta_loss_weight, name="meta_loss_weight")
         self._new_reweighter(seed=0)
+
+    def _stage_two_lr(self, *, goes_on: bool) -> float | str | None:
+        callbacks = (callback for _, callback in self.net_.callbacks_)
+        is_scheduled = any(isinstance(callback, LRScheduler) for callback in callbacks)
+        if self.lr == "half" and (is_scheduled or not goes_on):
+            return None
+        return self.lr
 
     @property
     def begins_with(self) -> str | None:

@@ -214,12 +214,13 @@ class _Bench:
         self, estimator: BaseReweightedClassifier, epochs: int, seed: int
     ) -> tuple[CrossEntropyClassifier, float]:
         """Return a net that is trained as it is configured, and the seconds it took."""
-        key = (settings(estimator.net), epochs, estimator.lr)
+        lr = estimator.lr if epochs and estimator.lr != "half" else None
+        key = (settings(estimator.net), epochs, lr)
         if key not in self.shared:
             plain = CrossEntropyClassifier(
                 copy.deepcopy(estimator.net),
                 max_epochs=epochs,
-                lr=estimator.lr if epochs else None,
+                lr=lr,
                 random_state=seed,
             )
             start = time.perf_counter()

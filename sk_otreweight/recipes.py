@@ -32,6 +32,7 @@ def _paper() -> dict[str, Any]:
         "meta_set": "prototype",
         "reg": 0.1,
         "finetune": "all",
+        "lr": None,
         "virtual_step": "first_order",
     }
 
@@ -43,6 +44,7 @@ def _released_code() -> dict[str, Any]:
         "meta_set": PrototypeMetaSet(space="input"),
         "reg": 0.1,
         "finetune": "head",
+        "lr": None,
         "init_weights": "class_balanced",
         "meta_loss_weight": 10.0,
     }
@@ -55,6 +57,7 @@ def _adjusted() -> dict[str, Any]:
         "meta_set": "prototype",
         "reg": 0.1,
         "finetune": "all",
+        "lr": None,
         "loss": "logit_adjusted",
         "sampling": "square_root",
         "train_on_meta": True,

@@ -50,16 +50,16 @@ def data():
 @pytest.mark.parametrize("epochs", [0, 3])
 def test_logit_adjusted_training_is_that_of_the_baseline(data, epochs):
     X, y, meta = data
-    own = quick(
-        loss="logit_adjusted", weights=STILL, finetune="all", max_epochs=epochs
-    ).fit(X, y, meta=meta)
+    own = quick(loss="logit_adjusted", weights=STILL, lr=None, max_epochs=epochs).fit(
+        X, y, meta=meta
+    )
     baseline = BASELINES["logit_adjustment"](
         small_net(max_epochs=2), max_epochs=epochs, random_state=0
     ).fit(X, y, meta=meta)
     expected = baseline.predict_proba(X)
     np.testing.assert_allclose(own.predict_proba(X), expected, atol=1e-6)
     np.testing.assert_allclose(own.prior_, 1 / 3)
-    plain = quick(weights=STILL, finetune="all", max_epochs=epochs)
+    plain = quick(weights=STILL, lr=None, max_epochs=epochs)
     gap = plain.fit(X, y, meta=meta).predict_proba(X) - expected
     assert np.abs(gap).max() > 1e-2
 

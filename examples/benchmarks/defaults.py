@@ -130,8 +130,11 @@ def error(clf: OTReweightedClassifier, data: Bunch) -> float:
 
 
 def fit(data: Bunch, seed: int, **parameters: object) -> OTReweightedClassifier:
-    """Fit with the meta set given, the head alone unless the parameters say more."""
-    parameters = {"finetune": "head"} | parameters
+    """Fit with the meta set given.
+
+    The head alone, at the rate of the net, unless the parameters say more.
+    """
+    parameters = {"finetune": "head", "lr": None} | parameters
     clf = OTReweightedClassifier(random_state=seed, **parameters)
     return clf.fit(data["X"], data["y"], meta=(data["X_meta"], data["y_meta"]))
 
