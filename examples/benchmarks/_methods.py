@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sklearn.base import BaseEstimator
 
-from sk_otreweight import BASELINES, OTReweightedClassifier
+from sk_otreweight import BASELINES, OTReweightedClassifier, SemiRelaxedWeights
 
 # What a sceptic asks for first.
 CONTROLS = (
@@ -17,6 +17,8 @@ CONTROLS = (
     "logit_adjustment",
     "logit_adjustment_posthoc",
 )
+
+DEFAULT = "between, stage 2 at half the rate"
 
 
 def baselines(names: Sequence[str] = tuple(BASELINES)) -> dict[str, BaseEstimator]:
@@ -56,3 +58,16 @@ def ours() -> dict[str, BaseEstimator]:
 def pretrained() -> dict[str, BaseEstimator]:
     """Return the recipe for features of a pretrained encoder."""
     return {"ot_pretrained": OTReweightedClassifier.from_recipe("pretrained")}
+
+
+def rates() -> dict[str, BaseEstimator]:
+    """Return trials of how large the steps of stage 2 are to be, by what weights."""
+    within = {"weights": SemiRelaxedWeights(per_class=True), "loss": "logit_adjusted"}
+    return {
+        "between: weights between classes": OTReweightedClassifier(lr=None),
+        DEFAULT: OTReweightedClassifier(lr="half"),
+        "within: logit-adjusted loss, weights within classes": OTReweightedClassifier(
+            lr=None, **within
+        ),
+        "within, stage 2 at half the rate": OTReweightedClassifier(lr="half", **within),
+    }

@@ -18,7 +18,7 @@ import sys
 from functools import partial
 
 from _common import report
-from _methods import baselines
+from _methods import DEFAULT, baselines, rates
 from _tables import (
     Draw,
     Table,
@@ -32,8 +32,6 @@ from _tables import (
 from points import SHORT, Points, Size
 from sklearn.base import BaseEstimator
 
-from sk_otreweight import OTReweightedClassifier, SemiRelaxedWeights
-
 NAME = "experiments_points"
 SETTINGS = ("1:100", "10:100")
 FIRST_SEED = 100  # of the solids; the tables have those from 0 on
@@ -41,20 +39,9 @@ FIRST_SEED = 100  # of the solids; the tables have those from 0 on
 
 def trials(few: bool) -> dict[str, BaseEstimator]:
     """Return the estimators by the names of the trials."""
-    within = {"weights": SemiRelaxedWeights(per_class=True), "loss": "logit_adjusted"}
-    found: dict[str, BaseEstimator] = {
-        **baselines(("ce", "inverse", "logit_adjustment")),
-        "between: weights between classes": OTReweightedClassifier(lr=None),
-        "between, stage 2 at half the rate": OTReweightedClassifier(lr="half"),
-        "between, stage 2 at a third of the rate": OTReweightedClassifier(lr=1e-3),
-        "within: logit-adjusted loss, weights within classes": OTReweightedClassifier(
-            lr=None, **within
-        ),
-        "within, stage 2 at half the rate": OTReweightedClassifier(lr="half", **within),
-    }
     if few:
-        return {name: found[name] for name in list(found)[:2]}
-    return found
+        return baselines(("ce",)) | {DEFAULT: rates()[DEFAULT]}
+    return baselines(("ce", "inverse", "logit_adjustment")) | rates()
 
 
 def draw(points: Points, setting: str, seed: int) -> Draw:

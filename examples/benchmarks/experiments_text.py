@@ -3,7 +3,7 @@
 The features are those of an encoder that knows the task already, as in ``text.py``. So
 a handful of good rows goes further than many of which some are wrong, which is another
 trade than that of images, whose features are learned from the rows themselves
-(``experiments.py``). Each trial changes one or two parameters of the recipe "adjusted".
+(``experiments.py``). Most trials change one or two parameters of the recipe "adjusted".
 Errors are those of 500 sentences of each of two classes that no table tests on.
 
 What came of it is in ``docs/experiments.md``. The long form takes about five minutes on
@@ -20,7 +20,7 @@ import sys
 from functools import partial
 
 from _common import report
-from _methods import baselines, control
+from _methods import baselines, control, rates
 from _tables import Table, check, error_table, failures, run, table_arguments, to_record
 from noise import Sentences, draw
 from sklearn.base import BaseEstimator
@@ -45,6 +45,7 @@ def trials(few: bool, setting: str) -> dict[str, BaseEstimator]:
     found: dict[str, BaseEstimator] = {
         **baselines(("ce", "meta_head")),
         **control(),
+        **rates(),
         "adjusted": adjusted(),
         "robust": OTReweightedClassifier.from_recipe("robust"),
         "robust, reg 0.025": OTReweightedClassifier.from_recipe("robust", reg=0.025),
