@@ -96,7 +96,9 @@ for seed in range(options.seeds):
     trained = FrozenEstimator(stage_one.fit(data.X, data.y, meta=meta).net_)
     plain = CrossEntropyClassifier(trained, max_epochs=10, random_state=seed)
     plain.fit(data.X, data.y)
-    clf = OTReweightedClassifier(trained, max_epochs=10, random_state=seed)
+    clf = OTReweightedClassifier(  # the weights balance the classes, as in the paper
+        trained, loss="net", max_epochs=10, random_state=seed
+    )
     clf.fit(data.X, data.y, meta=meta)
     for model, recalls in ((plain, before), (clf, after)):
         predicted = model.predict(images.X_test)

@@ -23,7 +23,7 @@ from sk_otreweight._validation import (
     check_choice,
     check_count,
     check_inputs_like,
-    check_lr,
+    check_real,
     check_resume,
     check_same_classes,
     check_target_prior,
@@ -84,7 +84,6 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     # Whether classes that the meta rows lack would be missed.
     needs_meta: ClassVar[bool] = True
 
-    _lr_names: ClassVar[tuple[str, ...]] = ()  # of learning rates
     _columns: Mapping[str, float] = {}
     # Whether the net predicts scores; None if it was saved before that was known.
     _returns_scores: bool | None = None
@@ -132,16 +131,6 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     def _stage_one_step(self) -> Stage2Step | None:
         """Return what has the losses of stage 1; None is the net itself."""
         return None
-
-    def _stage_two_lr(self, *, goes_on: bool) -> float | str | None:
-        """Return what `TrainingRun.stage_two` takes.
-
-        Parameters
-        ----------
-        goes_on : bool
-            Whether stage 2 goes on with a net that is trained, and not by a stream.
-        """
-        return self.lr
 
     def _restarts(self) -> bool:
         """Return whether stage 2 begins with the net as it was before stage 1."""
@@ -384,7 +373,8 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
     def _check_common_parameters(self) -> None:
         check_choice(self.finetune, name="finetune", choices=("head", "all"))
         check_count(self.max_epochs, name="max_epochs", minimum=0)
-        check_lr(self.lr, names=self._lr_names)
+        if self.lr is not None:
+            check_real(self.lr, name="lr")
         check_choice(self.verbose, name="verbose", choices=(0, 1, 2))
         check_choice(self.train_on_meta, name="train_on_meta", choices=(True, False))
         check_target_prior(self.target_prior)
@@ -462,7 +452,6 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
         begin = None
         if stage_one and self._restarts():
             begin = copy.deepcopy(net.module_.state_dict())
-        is_trained = epochs[0] > 0 if stage_one else not is_stream
         step = None
         with (
             Progress(epochs, show_bar=show_bar) as progress,
@@ -482,7 +471,7 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
                 head=self._head,
                 cached=data.features if data.is_cached else None,
                 freeze=data.features is not None,
-                lr=self._stage_two_lr(goes_on=is_trained and begin is None),
+                lr=self.lr,
                 begin=begin,
             )
         if not self._returns_scores:  # a later chunk may show it

@@ -10,7 +10,6 @@ import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
-from skorch.callbacks import LRScheduler
 from torch import Tensor, nn
 
 from sk_otreweight._validation import (
@@ -23,6 +22,7 @@ from sk_otreweight._validation import (
     encode_labels,
 )
 from sk_otreweight.base import BaseReweightedClassifier
+from sk_otreweight.costs import resolve_cost
 from sk_otreweight.extraction import extract_features
 from sk_otreweight.inputs import cast
 from sk_otreweight.losses import LogitAdjustedLoss
@@ -32,8 +32,10 @@ from sk_otreweight.randomness import draw_seed, untouched
 from sk_otreweight.recipes import RECIPES
 from sk_otreweight.reweighter import Reweighter
 from sk_otreweight.rows import check_labelled_rows
+from sk_otreweight.scores import is_plain_cross_entropy
 from sk_otreweight.stage2 import Stage2Data, Stage2Step
 from sk_otreweight.transport_step import PlainStep, TransportStep
+from sk_otreweight.weights import SemiRelaxedWeights
 
 # Rows of a class are drawn by the number of its rows to the power of 1 minus these.
 _SAMPLING = {"instance": 0.0, "square_root": 0.5, "class_balanced": 1.0}
@@ -86,20 +88,21 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         produces the class scores.
     max_epochs : int, default=10
         Epochs of stage 2.
-    lr : float, "half" or None, default="half"
-        Learning rate alpha of stage 2. "half" takes half of the optimizer's, as few
-        rows of much weight can spoil what stage 1 learned; but all of it if nothing was
-        learned (`restart`, a net of no epochs), or if skorch's ``LRScheduler`` sets the
-        rates. `partial_fit` leaves them as they are. None keeps the optimizer's.
+    lr : float, default=None
+        Learning rate alpha of stage 2; None keeps the optimizer's.
     weight_lr : float, default=None
         Step size beta of the weights; None takes the strategy's own.
     init_weights : {"uniform", "class_balanced", "inverse"}, default="uniform"
         Where the weights start; the closed form has no start.
-    loss : {"net", "logit_adjusted"}, default="net"
-        Loss of the rows in both stages. "net" is the net's own; "logit_adjusted" is
-        cross-entropy with the scores raised by the log of the class frequencies
+    loss : {"auto", "net", "logit_adjusted"}, default="auto"
+        Loss of the rows. "net" is the net's own, and the weights balance the classes,
+        as in the paper. "logit_adjusted" is, in both stages, cross-entropy with
+        the scores raised by the log of the class frequencies
         (:class:`LogitAdjustedLoss`), which balances the classes by itself and goes with
-        ``weights=SemiRelaxedWeights(per_class=True)``.
+        ``weights=SemiRelaxedWeights(per_class=True)``. "auto" is that loss and these
+        weights in stage 2, where it can be: if the net's loss is plain cross-entropy,
+        `weights` is ``"semirelaxed"``, and the cost looks at features. Else it is
+        "net".
     sampling : {"instance", "square_root", "class_balanced"}, default="instance"
         How often the rows of a class come in an epoch of stage 2: as often as they are,
         by the square root of their number, or as often as those of any other class
@@ -175,13 +178,12 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     >>> data = make_long_tailed(X / 16, y, imbalance_factor=50, random_state=0)
     >>> clf = OTReweightedClassifier(random_state=0)
     >>> clf = clf.fit(data.X, data.y, meta=(data.X_meta, data.y_meta))
-    >>> bool(clf.class_weight_[9] > clf.class_weight_[0])
-    True
+    >>> clf.sample_weight_.shape
+    (455,)
     """
 
     can_distribute = True
 
-    _lr_names = ("half",)
     _columns = {"weights_ess": 1.0, "weights_kl": 0.0, "ot_cost": float("nan")}
 
     def __init__(
@@ -197,10 +199,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         virtual_step: str | None = "first_order",
         head: Any = None,
         max_epochs: int = 10,
-        lr: float | str | None = "half",
+        lr: float | None = None,
         weight_lr: float | None = None,
         init_weights: str = "uniform",
-        loss: str = "net",
+        loss: str = "auto",
         sampling: str = "instance",
         meta_loss_weight: float = 0.0,
         solver: Any = "sinkhorn",
@@ -369,29 +371,23 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         if self.restart:
             is_trained = isinstance(self.net, FrozenEstimator)
             check_can_restart(self.finetune, is_trained=is_trained)
-        check_choice(self.loss, name="loss", choices=("net", "logit_adjusted"))
+        check_choice(self.loss, name="loss", choices=("auto", "net", "logit_adjusted"))
         check_choice(self.sampling, name="sampling", choices=tuple(_SAMPLING))
         check_real(self.meta_loss_weight, name="meta_loss_weight")
         self._new_reweighter(seed=0)
 
-    def _stage_two_lr(self, *, goes_on: bool) -> float | str | None:
-        callbacks = (callback for _, callback in self.net_.callbacks_)
-        is_scheduled = any(isinstance(callback, LRScheduler) for callback in callbacks)
-        if self.lr == "half" and (is_scheduled or not goes_on):
-            return None
-        return self.lr
-
     @property
     def begins_with(self) -> str | None:
         """Return what others may have trained for it."""
-        return "net" if self.loss == "net" and not self.restart else None
+        is_own = self.loss != "logit_adjusted"  # the loss of stage 1
+        return "net" if is_own and not self.restart else None
 
     def _restarts(self) -> bool:
         return self.restart
 
     def _make_loss(self, power: float) -> nn.Module | None:
         """Return the loss in the place of the net's own, for rows so drawn."""
-        if self.loss == "net":
+        if not self._adjusts():
             return None
         shares = self._counts() ** (1 - power)
         return LogitAdjustedLoss(shares, reduction="none").to(device_of(self.net_))
@@ -399,14 +395,29 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     def _counts(self) -> np.ndarray:
         return np.maximum(self.class_counts_, 1.0)  # a stream may lack a class so far
 
+    def _adjusts(self) -> bool:
+        """Return whether the loss of stage 2 balances the classes."""
+        if self.loss != "auto":
+            return self.loss == "logit_adjusted"
+        net = getattr(self, "net_", None)  # none while parameters are checked
+        tells_rows_apart = "features" in resolve_cost(self.cost).needs
+        is_closed_form = isinstance(self.weights, str) and self.weights == "semirelaxed"
+        return (
+            is_closed_form
+            and tells_rows_apart
+            and net is not None
+            and is_plain_cross_entropy(net)
+        )
+
     def _stage_one_step(self) -> Stage2Step | None:
-        loss = self._make_loss(0)
-        return None if loss is None else PlainStep(self.net_, loss)
+        if self.loss != "logit_adjusted":
+            return None
+        return PlainStep(self.net_, self._make_loss(0))
 
     def _assumed_prior(self) -> np.ndarray:
         # The scores of the adjusted loss are those of balanced classes, but for the
         # weights, however the rows are drawn.
-        power = _SAMPLING[self.sampling] if self.loss == "net" else 1
+        power = 1 if self._adjusts() else _SAMPLING[self.sampling]
         prior = super()._assumed_prior() / self._counts() ** power
         return prior / prior.sum()
 
@@ -416,9 +427,12 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         self._reweighter = copy.deepcopy(self._reweighter)
 
     def _new_reweighter(self, seed: int) -> Reweighter:
+        weights = self.weights
+        if self.loss == "auto" and self._adjusts():
+            weights = SemiRelaxedWeights(per_class=True)
         return Reweighter(
             self.cost,
-            self.weights,
+            weights,
             self.meta_set,
             reg=self.reg,
             solver=self.solver,

@@ -214,13 +214,12 @@ class _Bench:
         self, estimator: BaseReweightedClassifier, epochs: int, seed: int
     ) -> tuple[CrossEntropyClassifier, float]:
         """Return a net that is trained as it is configured, and the seconds it took."""
-        lr = estimator.lr if epochs and estimator.lr != "half" else None
-        key = (settings(estimator.net), epochs, lr)
+        key = (settings(estimator.net), epochs, estimator.lr)
         if key not in self.shared:
             plain = CrossEntropyClassifier(
                 copy.deepcopy(estimator.net),
                 max_epochs=epochs,
-                lr=lr,
+                lr=estimator.lr if epochs else None,
                 random_state=seed,
             )
             start = time.perf_counter()

@@ -32,7 +32,7 @@ def _paper() -> dict[str, Any]:
         "meta_set": "prototype",
         "reg": 0.1,
         "finetune": "all",
-        "lr": None,
+        "loss": "net",
         "virtual_step": "first_order",
     }
 
@@ -44,7 +44,7 @@ def _released_code() -> dict[str, Any]:
         "meta_set": PrototypeMetaSet(space="input"),
         "reg": 0.1,
         "finetune": "head",
-        "lr": None,
+        "loss": "net",
         "init_weights": "class_balanced",
         "meta_loss_weight": 10.0,
     }
@@ -57,7 +57,6 @@ def _adjusted() -> dict[str, Any]:
         "meta_set": "prototype",
         "reg": 0.1,
         "finetune": "all",
-        "lr": None,
         "loss": "logit_adjusted",
         "sampling": "square_root",
         "train_on_meta": True,

@@ -38,5 +38,28 @@ def class_scores(net: NeuralNet, outputs: Any) -> Tensor:
     return outputs
 
 
+def is_plain_cross_entropy(net: NeuralNet) -> bool:
+    """Return whether a net has cross-entropy of class scores as its loss, as it is.
+
+    Not with class weights, label smoothing or a label to ignore, nor in a `get_loss` of
+    the user: what these are for would be lost with another loss in their place.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised.
+    """
+    criterion = original(net.criterion_)
+    if type(net).get_loss not in (NeuralNet.get_loss, NeuralNetClassifier.get_loss):
+        return False
+    if type(criterion) not in (nn.CrossEntropyLoss, nn.NLLLoss):
+        return False
+    return (
+        criterion.weight is None
+        and criterion.ignore_index < 0
+        and getattr(criterion, "label_smoothing", 0) == 0
+    )
+
+
 def _log(probabilities: Tensor) -> Tensor:
     return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()

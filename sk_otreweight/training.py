@@ -43,7 +43,7 @@ from sk_otreweight.persistence import FitCheckpoint
 from sk_otreweight.processes import Processes, device_of
 from sk_otreweight.progress import Progress
 from sk_otreweight.stage2 import Stage2Step, StepBatch
-from sk_otreweight.wrappers import alone, eager, optimizer_groups, original, replaced
+from sk_otreweight.wrappers import alone, eager, original, replaced
 
 
 class TrainingRun:
@@ -169,7 +169,7 @@ class TrainingRun:
         head: Head | None,
         cached: Tensor | None = None,
         freeze: bool = False,
-        lr: float | str | None = None,
+        lr: float | None = None,
         begin: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Train with the losses weighed by `step`.
@@ -185,8 +185,8 @@ class TrainingRun:
         freeze : bool, default=False
             Train the head's side of the net only. The rest keeps its
             parameters and, in evaluation mode, its buffers.
-        lr : float or "half", default=None
-            Learning rate; "half" of the optimizer's, or None, all of it.
+        lr : float, default=None
+            Learning rate; None keeps the optimizer's.
         begin : mapping, default=None
             State of the module to begin with; None goes on.
         """
@@ -194,8 +194,8 @@ class TrainingRun:
             self.net.module_.load_state_dict(begin)
             self.net.optimizer_.state.clear()  # in place: schedules hold the optimizer
         if lr is not None:
-            for group in optimizer_groups(self.net):
-                group["lr"] = group["lr"] / 2 if lr == "half" else lr
+            for group in self.net.optimizer_.param_groups:
+                group["lr"] = lr
         if not self.knows_rows:
             cached = None
         weighted = _WeightedStep(

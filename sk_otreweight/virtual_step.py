@@ -9,10 +9,11 @@ from skorch import NeuralNet
 from skorch.utils import to_tensor
 from torch import Tensor
 from torch.func import functional_call
+from torch.optim import Optimizer
 
 from sk_otreweight.features import FeatureExtractor, Head, differentiable
 from sk_otreweight.processes import Processes
-from sk_otreweight.wrappers import eager, optimizer_groups, original
+from sk_otreweight.wrappers import eager, original
 
 
 class VirtualStep:
@@ -120,8 +121,10 @@ def _are_alike(batches: list[Any]) -> bool:
 
 def _learning_rates(net: NeuralNet) -> dict[int, float]:
     """Return the current learning rate of each parameter that is stepped, by id."""
+    optimizers = [part for part in vars(net).values() if isinstance(part, Optimizer)]
     return {
         id(parameter): group["lr"]
-        for group in optimizer_groups(net)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
         for parameter in group["params"]
     }

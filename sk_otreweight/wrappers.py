@@ -9,7 +9,6 @@ from typing import Any
 from skorch import NeuralNet
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 
 def original(module: nn.Module) -> nn.Module:
@@ -17,13 +16,6 @@ def original(module: nn.Module) -> nn.Module:
     if isinstance(module, DistributedDataParallel):
         return original(module.module)
     return getattr(module, "_orig_mod", module)
-
-
-def optimizer_groups(net: NeuralNet) -> Iterator[dict[str, Any]]:
-    """Yield the groups of parameters of all optimizers of a net."""
-    for part in vars(net).values():
-        if isinstance(part, Optimizer):
-            yield from part.param_groups
 
 
 @contextmanager

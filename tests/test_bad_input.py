@@ -15,7 +15,6 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sk_otreweight import (
-    BASELINES,
     CombinedCost,
     OTReweightedClassifier,
     PrototypeMetaSet,
@@ -472,15 +471,7 @@ def test_bad_max_epochs(value, data):
 def test_bad_rates(name, value, data):
     X, y, meta = data
     parts = [f"{name}={value!r}", "finite number >= 0"]
-    if name == "lr":
-        parts += ["'half' or None"]
     assert_fails_unfitted(quick(**{name: value}), X, y, *parts, meta=meta)
-
-
-def test_baselines_have_no_names_of_rates(data):
-    X, y, _ = data
-    clf = BASELINES["inverse"](small_net(), lr="half")
-    assert_fails_unfitted(clf, X, y, "lr='half'", "finite number >= 0 or None")
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,8 @@ def test_a_lone_layer_is_saved_and_loaded(data, tmp_path):
 
 def test_priors_of_the_weights(data):
     X, y, meta = data
-    clf = OTReweightedClassifier(small_net(max_epochs=2), random_state=0)
+    net = small_net(max_epochs=2)
+    clf = OTReweightedClassifier(net, loss="net", random_state=0)
     clf.fit(X, y, meta=(X[meta], y[meta]))
     mass = np.bincount(y) * clf.class_weight_
     np.testing.assert_allclose(clf.prior_, mass / mass.sum())

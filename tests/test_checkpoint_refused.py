@@ -43,7 +43,7 @@ def test_a_checkpoint_is_not_overwritten(begun):
     ("changed", "message"),
     [
         ({"reg": 0.3}, "reg was 0.1, and is 0.3"),
-        ({"max_epochs": 4, "lr": 0.1}, "lr was 'half', and is 0.1; max_epochs was 2"),
+        ({"max_epochs": 4, "lr": 0.1}, "lr was None, and is 0.1; max_epochs was 2"),
         ({"random_state": 1}, "random_state was 0, and is 1"),
         ({"net": net_with(lr=0.5)}, "net is another"),
         ({"weights": "net"}, "weights was 'semirelaxed', and is 'net'"),

@@ -306,7 +306,7 @@ def test_callable_cost(weights, digits):
         distance = torch.cdist(features, meta_features, 1) / features.shape[1]
         return distance + (labels[:, None] != meta_labels[None, :])
 
-    clf = quick(cost=manhattan, weights=weights)
+    clf = quick(cost=manhattan, weights=weights, loss="net")
     clf.fit(digits.X, digits.y, meta=digits.meta)
     assert clf.class_weight_[-3:].mean() > clf.class_weight_[:3].mean()
 

@@ -16,9 +16,7 @@ from nets_for_tests import (
     small_net,
 )
 from sklearn.base import clone
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
-from skorch.callbacks import LRScheduler
 from skorch.dataset import ValidSplit
 from torch.nn.functional import cross_entropy
 
@@ -83,7 +81,6 @@ def test_uniform_frozen_weights_are_plain_training(module, split, digits):
         finetune="all",
         virtual_step=None,
         max_epochs=3,
-        lr=None,
     )
     clf.fit(digits.X, digits.y, meta=digits.meta)
 
@@ -112,54 +109,13 @@ def test_uniform_frozen_weights_are_plain_training(module, split, digits):
     np.testing.assert_array_equal(clf.sample_weight_, 1)
 
 
-def rate(clf):
-    return clf.net_.optimizer_.param_groups[0]["lr"]
-
-
 def test_lr_is_that_of_stage_two(digits):
     X, y, meta = digits.X, digits.y, digits.meta
     still = quick(lr=0.0, finetune="all")
     assert_same_state(*stage_one_and_both(still, (X, y, meta)))
     clf = quick(lr=0.25).fit(X, y, meta=meta)
-    assert rate(clf) == 0.25
-    assert rate(quick(lr=None).fit(X, y, meta=meta)) == 0.01
-
-
-@pytest.mark.parametrize("finetune", ["head", "all"])
-def test_by_default_it_is_half_of_the_nets(finetune, digits):
-    X, y, meta = digits.X, digits.y, digits.meta
-    groups = [("head*", {"lr": 0.04})]
-    net = small_net(max_epochs=1, optimizer__param_groups=groups)
-    clf = quick(net, finetune=finetune).fit(X, y, meta=meta)
-    rates = [group["lr"] for group in clf.net_.optimizer_.param_groups]
-    assert rates == [0.02, 0.005]
-    clf.partial_fit(X[:50], y[:50])
-    assert [group["lr"] for group in clf.net_.optimizer_.param_groups] == rates
-    begun = FrozenEstimator(
-        small_net(module__n_features=64, module__n_classes=10).fit(X, y)
-    )
-    for _ in range(2):  # the trained net is left alone
-        assert rate(quick(begun, finetune=finetune).fit(X, y, meta=meta)) == 0.005
-
-
-@pytest.mark.parametrize(
-    ("net", "params"),
-    [
-        ({"max_epochs": 0}, {}),
-        ({"max_epochs": 1}, {"restart": True, "finetune": "all"}),
-        ({"callbacks": [LRScheduler("StepLR", step_size=100)]}, {}),
-    ],
-)
-def test_but_all_of_it_where_nothing_was_learned_or_a_schedule_sets_it(
-    net, params, digits
-):
-    clf = quick(small_net(**net), **params)
-    assert rate(clf.fit(digits.X, digits.y, meta=digits.meta)) == 0.01
-
-
-def test_a_stream_alone_has_all_of_it(digits):
-    clf = quick().partial_fit(digits.X, digits.y, classes=range(10))
-    assert rate(clf) == 0.01
+    assert clf.net_.optimizer_.param_groups[0]["lr"] == 0.25
+    assert quick().fit(X, y, meta=meta).net_.optimizer_.param_groups[0]["lr"] == 0.01
 
 
 @pytest.mark.parametrize("finetune", ["head", "all"])

@@ -154,6 +154,7 @@ TABLE = {
         {
             "_validation",
             "base",
+            "costs",
             "extraction",
             "inputs",
             "losses",
@@ -163,8 +164,10 @@ TABLE = {
             "recipes",
             "reweighter",
             "rows",
+            "scores",
             "stage2",
             "transport_step",
+            "weights",
         },
         SHELL | {"skorch"},
     ),

@@ -227,7 +227,7 @@ def test_classes_without_a_meta_row_warn_and_go_on(few):
     X, y, (X_meta, y_meta) = few
     kept = y_meta != 8
     with pytest.warns(UserWarning, match=r"No meta row is of class \[8\] \(1 of 4"):
-        clf = quick().fit(X, y, meta=(X_meta[kept], y_meta[kept]))
+        clf = quick(loss="net").fit(X, y, meta=(X_meta[kept], y_meta[kept]))
     assert clf.class_weight_[2] < clf.class_weight_[3]
     assert clf.class_weight_[2] < 0.1
     assert np.isfinite(clf.predict_proba(X)).all()

@@ -271,7 +271,7 @@ def test_own_data_loader(digits):
         iterator_train__shuffle=True,
     )
     for weights in STRATEGIES:
-        clf = quick(net, weights=weights)
+        clf = quick(net, weights=weights, loss="net")
         clf.fit(digits.X, digits.y, meta=digits.meta)
         assert clf.net_.iterator_train is DataLoader
         assert clf.history_[-1, "train_batch_count"] == len(digits.X) // 64

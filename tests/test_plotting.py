@@ -102,7 +102,7 @@ def assert_readable(figure):
 class TestTransportProblem:
     @pytest.mark.parametrize("cost", ["label", "combined"])
     def test_its_closed_form_is_the_fitted_weights(self, cost, digits):
-        clf = quick(cost=cost, reg=0.2, finetune="head")
+        clf = quick(cost=cost, reg=0.2, finetune="head", loss="net")
         clf.fit(digits.X, digits.y, meta=digits.meta)
         problem = clf.transport_problem(digits.X, digits.y)
         assert problem.cost.shape == (len(digits.y), 10)

@@ -27,6 +27,7 @@ from sk_otreweight import (
     load,
     make_long_tailed,
 )
+from sk_otreweight.losses import LogitAdjustedLoss
 from sk_otreweight.recipes import RECIPES, released_code_cost
 from sk_otreweight.weights.semirelaxed import mean_weights
 
@@ -50,18 +51,96 @@ def data():
 @pytest.mark.parametrize("epochs", [0, 3])
 def test_logit_adjusted_training_is_that_of_the_baseline(data, epochs):
     X, y, meta = data
-    own = quick(loss="logit_adjusted", weights=STILL, lr=None, max_epochs=epochs).fit(
-        X, y, meta=meta
-    )
+    own = quick(
+        loss="logit_adjusted", weights=STILL, finetune="all", max_epochs=epochs
+    ).fit(X, y, meta=meta)
     baseline = BASELINES["logit_adjustment"](
         small_net(max_epochs=2), max_epochs=epochs, random_state=0
     ).fit(X, y, meta=meta)
     expected = baseline.predict_proba(X)
     np.testing.assert_allclose(own.predict_proba(X), expected, atol=1e-6)
     np.testing.assert_allclose(own.prior_, 1 / 3)
-    plain = quick(weights=STILL, lr=None, max_epochs=epochs)
+    plain = quick(weights=STILL, finetune="all", max_epochs=epochs)
     gap = plain.fit(X, y, meta=meta).predict_proba(X) - expected
     assert np.abs(gap).max() > 1e-2
+
+
+def test_by_default_stage_two_alone_has_it(data):
+    X, y, meta = data
+    clf = quick(max_epochs=1).fit(X, y, meta=meta)
+    within = SemiRelaxedWeights(per_class=True)
+    plain = quick(weights=within, loss="net", max_epochs=1).fit(X, y, meta=meta)
+    *first, last = clf.history_[:, "train_loss"]
+    *first_plain, last_plain = plain.history_[:, "train_loss"]
+    assert first == first_plain
+    assert last > last_plain + 0.03  # scores of frequent classes are raised
+    np.testing.assert_allclose(clf.prior_, 1 / 3)
+    np.testing.assert_allclose(clf.class_weight_, 1, rtol=1e-5)
+    assert clf.weights_.per_class
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_that_is_the_logit_adjusted_loss(is_stream, data):
+    """One batch of all rows: its loss is that of the net as it is before the step."""
+    X, y, meta = data
+    net = small_net(max_epochs=2, batch_size=-1)
+    begun = quick(net, max_epochs=0).fit(X, y, meta=meta)
+    clf = quick(FrozenEstimator(begun.net_), max_epochs=1)
+    if is_stream:
+        clf.partial_fit(X, y, classes=range(3), meta=meta)
+    else:
+        clf.fit(X, y, meta=meta)
+    loss = LogitAdjustedLoss(np.bincount(y), reduction="none")
+    losses = loss(torch.from_numpy(begun.net_.forward(X).numpy()), torch.from_numpy(y))
+    expected = (losses * torch.from_numpy(clf.sample_weight_)).mean()
+    assert clf.history_[-1, "train_loss"] == pytest.approx(expected.item(), rel=1e-2)
+
+
+class OwnLoss(NeuralNetClassifier):
+    """Has a loss that another in its place would lose."""
+
+    def get_loss(self, y_pred, y_true, **kwargs):
+        return super().get_loss(y_pred, y_true, **kwargs) + y_pred.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("net", "params"),
+    [
+        ({}, {"loss": "net"}),
+        ({}, {"cost": "label"}),
+        ({}, {"weights": SemiRelaxedWeights()}),
+        ({"criterion__label_smoothing": 0.1}, {}),
+        ({"criterion": nn.MultiMarginLoss}, {}),
+    ],
+    ids=str,
+)
+def test_or_none_does_and_the_weights_balance_the_classes(net, params, data):
+    X, y, meta = data
+    clf = quick(small_net(**net), **params).fit(X, y, meta=meta)
+    assert clf.class_weight_[2] > 2 * clf.class_weight_[0]
+
+
+@pytest.mark.filterwarnings("ignore:The criterion has class weights")
+def test_nor_does_it_replace_class_weights(data):
+    X, y, meta = data
+    net = small_net(criterion__weight=torch.tensor([1.0, 2.0, 3.0]))
+    clf = quick(net).fit(X, y, meta=meta)
+    assert clf.class_weight_[2] > 2 * clf.class_weight_[0]
+
+
+def test_nor_does_it_replace_a_loss_of_the_net_s_class(data):
+    X, y, meta = data
+    net = OwnLoss(SmallMLP, criterion=nn.CrossEntropyLoss, verbose=0)
+    clf = quick(net).fit(X, y, meta=meta)
+    assert clf.class_weight_[2] > 2 * clf.class_weight_[0]
+
+
+def test_probabilities_are_adjusted_too(data):
+    X, y, meta = data
+    net = NeuralNetClassifier(SoftmaxMLP, max_epochs=2, lr=0.1, verbose=0)
+    clf = quick(net).fit(X, y, meta=meta)
+    np.testing.assert_allclose(clf.prior_, 1 / 3)
+    np.testing.assert_allclose(clf.predict_proba(X).sum(1), 1, rtol=1e-6)
 
 
 def test_both_stages_have_it(data):
@@ -124,7 +203,7 @@ def test_weights_of_each_class_have_mean_one(data):
     net = small_net(max_epochs=2)
     own = quick(net, weights=SemiRelaxedWeights(per_class=True), finetune="head")
     own.fit(X, y, meta=meta)
-    plain = quick(net, finetune="head").fit(X, y, meta=meta)
+    plain = quick(net, finetune="head", loss="net").fit(X, y, meta=meta)
     np.testing.assert_allclose(own.class_weight_, 1, rtol=1e-5)
     assert plain.class_weight_.max() > 2
     for k in range(3):

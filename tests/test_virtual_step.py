@@ -105,9 +105,9 @@ def test_a_net_of_two_optimizers(digits, virtual_step):
     assert np.ptp(clf.sample_weight_) > 0.001
     module_, rates = clf.net_.module_, module._learning_rates(clf.net_)
     assert rates == {
-        id(module_.body[0].weight): 0.05,
-        id(module_.head.weight): 0.25,
-        id(module_.head.bias): 0.25,
+        id(module_.body[0].weight): 0.1,
+        id(module_.head.weight): 0.5,
+        id(module_.head.bias): 0.5,
     }
 
 

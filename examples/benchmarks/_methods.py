@@ -18,7 +18,7 @@ CONTROLS = (
     "logit_adjustment_posthoc",
 )
 
-DEFAULT = "between, stage 2 at half the rate"
+DEFAULT = "within, in stage 2 alone (the default)"
 
 
 def baselines(names: Sequence[str] = tuple(BASELINES)) -> dict[str, BaseEstimator]:
@@ -60,14 +60,16 @@ def pretrained() -> dict[str, BaseEstimator]:
     return {"ot_pretrained": OTReweightedClassifier.from_recipe("pretrained")}
 
 
-def rates() -> dict[str, BaseEstimator]:
-    """Return trials of how large the steps of stage 2 are to be, by what weights."""
+def balances(lr: float) -> dict[str, BaseEstimator]:
+    """Return trials of what balances the classes; the net's learning rate is given."""
     within = {"weights": SemiRelaxedWeights(per_class=True), "loss": "logit_adjusted"}
     return {
-        "between: weights between classes": OTReweightedClassifier(lr=None),
-        DEFAULT: OTReweightedClassifier(lr="half"),
-        "within: logit-adjusted loss, weights within classes": OTReweightedClassifier(
-            lr=None, **within
+        "between: weights between classes": OTReweightedClassifier(loss="net"),
+        "between, stage 2 at half the rate": OTReweightedClassifier(
+            loss="net", lr=lr / 2
         ),
-        "within, stage 2 at half the rate": OTReweightedClassifier(lr="half", **within),
+        "within: logit-adjusted loss, weights within classes": OTReweightedClassifier(
+            **within
+        ),
+        DEFAULT: OTReweightedClassifier(),
     }

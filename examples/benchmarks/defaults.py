@@ -132,9 +132,9 @@ def error(clf: OTReweightedClassifier, data: Bunch) -> float:
 def fit(data: Bunch, seed: int, **parameters: object) -> OTReweightedClassifier:
     """Fit with the meta set given.
 
-    The head alone, at the rate of the net, unless the parameters say more.
+    Unless the parameters say more, the head alone, and weights that balance the classes.
     """
-    parameters = {"finetune": "head", "lr": None} | parameters
+    parameters = {"finetune": "head", "loss": "net"} | parameters
     clf = OTReweightedClassifier(random_state=seed, **parameters)
     return clf.fit(data["X"], data["y"], meta=(data["X_meta"], data["y_meta"]))
 

@@ -1,9 +1,8 @@
 """Trials on point clouds of which a class has one or a few; judged on other solids.
 
 Features are learned from the rows, and a class has one row or ten, as in ``points.py``:
-here weights that balance the classes by themselves do harm in stage 2, as a row that
-counts for a hundred moves all that was learned of the others. Each trial changes one
-thing. The solids are those of seeds that no table draws, of as many kinds.
+here weights that balance the classes do harm in stage 2, as a row that counts for a
+hundred moves all that was learned of the others. Each trial changes one thing. The solids are those of seeds that no table draws, of as many kinds.
 
 What came of it is in ``docs/experiments.md``. The long form takes about half an hour on
 one core; what is finished is kept in ``results/fits/``::
@@ -18,7 +17,7 @@ import sys
 from functools import partial
 
 from _common import report
-from _methods import DEFAULT, baselines, rates
+from _methods import DEFAULT, balances, baselines
 from _tables import (
     Draw,
     Table,
@@ -29,7 +28,7 @@ from _tables import (
     table_arguments,
     to_record,
 )
-from points import SHORT, Points, Size
+from points import LR, SHORT, Points, Size
 from sklearn.base import BaseEstimator
 
 NAME = "experiments_points"
@@ -40,8 +39,8 @@ FIRST_SEED = 100  # of the solids; the tables have those from 0 on
 def trials(few: bool) -> dict[str, BaseEstimator]:
     """Return the estimators by the names of the trials."""
     if few:
-        return baselines(("ce",)) | {DEFAULT: rates()[DEFAULT]}
-    return baselines(("ce", "inverse", "logit_adjustment")) | rates()
+        return baselines(("ce",)) | {DEFAULT: balances(LR)[DEFAULT]}
+    return baselines(("ce", "inverse", "logit_adjustment")) | balances(LR)
 
 
 def draw(points: Points, setting: str, seed: int) -> Draw:

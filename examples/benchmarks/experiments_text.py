@@ -20,11 +20,11 @@ import sys
 from functools import partial
 
 from _common import report
-from _methods import baselines, control, rates
+from _methods import balances, baselines, control
 from _tables import Table, check, error_table, failures, run, table_arguments, to_record
 from noise import Sentences, draw
 from sklearn.base import BaseEstimator
-from text import ENCODER, SHORT, Text, Tuning, missing
+from text import ENCODER, LR, SHORT, Text, Tuning, missing
 
 from sk_otreweight import OTReweightedClassifier, SemiRelaxedWeights
 
@@ -45,7 +45,7 @@ def trials(few: bool, setting: str) -> dict[str, BaseEstimator]:
     found: dict[str, BaseEstimator] = {
         **baselines(("ce", "meta_head")),
         **control(),
-        **rates(),
+        **balances(LR),
         "adjusted": adjusted(),
         "robust": OTReweightedClassifier.from_recipe("robust"),
         "robust, reg 0.025": OTReweightedClassifier.from_recipe("robust", reg=0.025),

@@ -68,6 +68,7 @@ from sk_otreweight import load_modelnet10, make_solids
 N_CLASSES = 10
 MINORITIES = (1, 4, 8, 10)
 BATHTUB = 0
+LR = 3e-3
 MORE = ("class_balanced", "focal", "ldam_drw", "crt", "l2rw")  # a method of each kind
 
 Clouds = NDArray[np.float32]
@@ -148,7 +149,7 @@ class Points:
             PointNet,
             criterion=nn.CrossEntropyLoss,
             optimizer=torch.optim.Adam,
-            lr=3e-3,
+            lr=LR,
             max_epochs=self.size.epochs[0],
             batch_size=32,
             iterator_train__shuffle=True,

