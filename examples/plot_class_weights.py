@@ -4,8 +4,8 @@ Class weights at several imbalance factors
 
 How many rows each class has, and what they weigh (figure 3 of the paper): the rarer a
 class, the more a row of it counts, and the more so the longer the tail is. That is how
-the weights of the paper balance the classes (``loss="net"``); by default an adjusted loss
-does, and all classes have the same mean weight.
+the weights of the paper balance the classes (``loss="net"``); by default an adjusted
+loss does, and all classes have the same mean weight.
 """
 
 # %%

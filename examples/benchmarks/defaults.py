@@ -132,7 +132,7 @@ def error(clf: OTReweightedClassifier, data: Bunch) -> float:
 def fit(data: Bunch, seed: int, **parameters: object) -> OTReweightedClassifier:
     """Fit with the meta set given.
 
-    Unless the parameters say more, the head alone, and weights that balance the classes.
+    Unless the parameters say more, the head alone, with weights between the classes.
     """
     parameters = {"finetune": "head", "loss": "net"} | parameters
     clf = OTReweightedClassifier(random_state=seed, **parameters)

@@ -2,7 +2,8 @@
 
 Features are learned from the rows, and a class has one row or ten, as in ``points.py``:
 here weights that balance the classes do harm in stage 2, as a row that counts for a
-hundred moves all that was learned of the others. Each trial changes one thing. The solids are those of seeds that no table draws, of as many kinds.
+hundred moves all that was learned of the others. Each trial changes one thing. The
+solids are those of seeds that no table draws, of as many kinds.
 
 What came of it is in ``docs/experiments.md``. The long form takes about half an hour on
 one core; what is finished is kept in ``results/fits/``::
