@@ -139,7 +139,8 @@ for k, (label, color) in enumerate(zip(labels, ("0.6", "C0", "C1"), strict=True)
     own = list(recall.values())[k]
     bottom.bar(digits + 0.27 * (k - 1), own, 0.27, color=color, label=label)
 bottom.set(xlabel="class", ylabel="recall on the test split", xticks=digits)
-bottom.legend(loc="lower left")
+bottom.set_ylim(0, 1.3)
+bottom.legend(loc="upper center", ncols=3)
 
 folder = Path(__file__).parent if "__file__" in globals() else Path()
 path = folder / "output" / "quickstart.png"
