@@ -52,8 +52,8 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     Parameters
     ----------
     net : skorch net, nn.Module class or instance, FrozenEstimator or None, default=None
-        What to train. A skorch net keeps its criterion, optimizer, batch size,
-        callbacks and number of epochs (stage 1). A module is wrapped with
+        What to train. A skorch net keeps its optimizer, batch size, callbacks, number
+        of epochs (stage 1) and, but for what `loss` says, its criterion. A module is wrapped with
         cross-entropy, Adam (3e-3), batches of 32 and 30 epochs; a class is
         called with ``n_features`` and ``n_classes`` if its signature has them.
         ``FrozenEstimator(fitted_net)`` skips stage 1. None is a small MLP.
@@ -150,10 +150,10 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     class_counts_ : ndarray of shape (n_classes,)
         Training rows of each class; of a stream, those so far.
     class_weight_ : ndarray of shape (n_classes,)
-        Mean weight of the rows of each class.
+        Mean weight of the rows of each class; 1 if the loss balances the classes.
     prior_ : ndarray of shape (n_classes,)
-        Shares of the classes in the re-weighted training set, which the probabilities
-        assume.
+        Shares of the classes that the probabilities assume: those in the re-weighted
+        training set, or equal ones if the loss balances the classes.
     history_ : skorch.history.History
         An entry per epoch; ``stage``, and how far the weights moved: ``weights_ess``
         (effective sample size over n), ``weights_kl`` (divergence from the
