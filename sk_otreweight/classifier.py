@@ -53,8 +53,8 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     ----------
     net : skorch net, nn.Module class or instance, FrozenEstimator or None, default=None
         What to train. A skorch net keeps its optimizer, batch size, callbacks, number
-        of epochs (stage 1) and, but for what `loss` says, its criterion. A module is wrapped with
-        cross-entropy, Adam (3e-3), batches of 32 and 30 epochs; a class is
+        of epochs (stage 1) and, but for what `loss` says, its criterion. A module is
+        wrapped with cross-entropy, Adam (3e-3), batches of 32 and 30 epochs; a class is
         called with ``n_features`` and ``n_classes`` if its signature has them.
         ``FrozenEstimator(fitted_net)`` skips stage 1. None is a small MLP.
     cost : str, Cost or callable, default="combined"
