@@ -105,15 +105,20 @@ class Tap:
     thread: int = field(default_factory=get_ident)
 
     def catch(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
     ) -> None:
         """Remember the layer's input (a forward pre-hook).
 
         In the precision of its parameters: under autocast, it comes in a lower one.
         """
-        if get_ident() != self.thread:  # which uses the same module
+        # Another thread that uses the same module, and may see the hook before it is
+        # known to take keywords.
+        if get_ident() != self.thread:
             return
-        features = _first_input(args, kwargs)
+        features = _first_input(args, kwargs or {})
         parameter = next(module.parameters(), None)
         if parameter is not None and isinstance(features, Tensor):
             features = features.to(parameter.dtype)
@@ -248,6 +253,7 @@ class _Forward:
     input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     output: Any = None
+    thread: int = field(default_factory=get_ident)
 
     @classmethod
     def watch(
@@ -268,13 +274,11 @@ class _Forward:
         return seen
 
     def _note(
-        self,
-        name: str,
-        layer: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        output: Any,
+        self, name: str, layer: nn.Module, args: tuple[Any, ...], *rest: Any
     ) -> None:
+        if get_ident() != self.thread:  # see Tap
+            return
+        kwargs, output = rest
         self.outputs[name] = output
         self.calls[name] += 1
         features = _first_input(args, kwargs)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from sk_otreweight.features import (
     FeatureExtractor,
     Head,
+    Tap,
+    _Forward,
     extractor_parameters,
     find_head,
     first_output,
@@ -509,3 +514,16 @@ def test_features_under_other_parameters(module_class):
     moved.sum().backward()
     assert weight.grad.abs().sum() > 0
     assert module.body[0].weight.grad is None
+
+
+@pytest.mark.parametrize("kind", [Tap, _Forward])
+def test_hooks_leave_the_passes_of_other_threads_alone(kind):
+    """Also of one that sees a hook before it is known to take keywords."""
+    watcher, layer = kind(), nn.Linear(2, 3)
+    if kind is Tap:
+        layer.register_forward_pre_hook(watcher.catch)
+    else:
+        layer.register_forward_hook(partial(watcher._note, "layer"))
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(layer, torch.ones(4, 2)).result().shape == (4, 3)
+    assert not (watcher.caught if kind is Tap else watcher.outputs)
