@@ -61,7 +61,7 @@ def main():
         iterator_train__shuffle=True,
         batch_size=64,
         lr=0.1,
-        max_epochs=10,
+        max_epochs=30,
         train_split=None,
         callbacks__print_log__sink=lambda text: None,
     )
