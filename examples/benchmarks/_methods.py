@@ -61,7 +61,13 @@ def pretrained() -> dict[str, BaseEstimator]:
 
 
 def balances(lr: float) -> dict[str, BaseEstimator]:
-    """Return trials of what balances the classes; the net's learning rate is given."""
+    """Return trials of what balances the classes, weights or the loss.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate of the net.
+    """
     within = {"weights": SemiRelaxedWeights(per_class=True), "loss": "logit_adjusted"}
     return {
         "between: weights between classes": OTReweightedClassifier(loss="net"),

@@ -6,7 +6,7 @@ trade than that of images, whose features are learned from the rows themselves
 (``experiments.py``). Most trials change one or two parameters of the recipe "adjusted".
 Errors are those of 500 sentences of each of two classes that no table tests on.
 
-What came of it is in ``docs/experiments.md``. The long form takes about five minutes on
+What came of it is in ``docs/experiments.md``. The long form takes about ten minutes on
 two cores after those for the encoder; what is finished is kept in
 ``results/fits/``::
 
