@@ -32,6 +32,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+smartquotes_action = "qe"  # the dashes of a command are no punctuation
 templates_path = ["_templates"]
 # Whatever a page refers to has to be there.
 nitpicky = True

@@ -139,7 +139,7 @@ for k, (label, color) in enumerate(zip(labels, ("0.6", "C0", "C1"), strict=True)
     own = list(recall.values())[k]
     bottom.bar(digits + 0.27 * (k - 1), own, 0.27, color=color, label=label)
 bottom.set(xlabel="class", ylabel="recall on the test split", xticks=digits)
-bottom.set_ylim(0, 1.3)
+bottom.set(ylim=(0, 1.3), yticks=np.linspace(0, 1, 6))  # the legend is above 1
 bottom.legend(loc="upper center", ncols=3)
 
 folder = Path(__file__).parent if "__file__" in globals() else Path()

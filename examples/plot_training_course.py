@@ -81,7 +81,8 @@ folder = Path(__file__).parent if "__file__" in globals() else Path()
 display.figure_.savefig(folder / "output" / "training_course.png", dpi=120)
 
 # %%
-# Both in one picture: accuracy rises once the weights come in.
+# Both in one picture: accuracy rises once the weights come in. It is one training of
+# each, and single epochs can go astray.
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
 for name, model in {"plain": plain, "re-weighted": clf}.items():
     ax.plot(range(1, 41), model.history_[:, "balanced accuracy"], label=name)
