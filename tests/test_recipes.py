@@ -135,6 +135,20 @@ def test_nor_does_it_replace_a_loss_of_the_net_s_class(data):
     assert clf.class_weight_[2] > 2 * clf.class_weight_[0]
 
 
+@pytest.mark.parametrize("loss", ["auto", "net"])
+def test_without_stage_two_the_net_expects_the_training_shares(data, loss):
+    X, y, meta = data
+    clf = quick(loss=loss, max_epochs=0).fit(X, y, meta=meta)
+    np.testing.assert_allclose(clf.prior_, np.bincount(y) / len(y))
+    plain = clf.predict_proba(X)
+    balanced = clf.set_params(target_prior="uniform").predict_proba(X)
+    expected = plain / np.bincount(y)
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(balanced, expected, rtol=1e-5)
+    clf.set_params(max_epochs=1).fit(X, y, meta=meta)
+    assert np.abs(clf.prior_ - np.bincount(y) / len(y)).max() > 0.1
+
+
 def test_probabilities_are_adjusted_too(data):
     X, y, meta = data
     net = NeuralNetClassifier(SoftmaxMLP, max_epochs=2, lr=0.1, verbose=0)
