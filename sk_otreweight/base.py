@@ -482,12 +482,9 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             weights = self._sample_weight(step, data)
             self._finish(data)
         self._set_weights(weights, labels, rows)
-        if (
-            self.begins_with == "net"
-            and not is_stream
-            and (step is None or not epochs[1])
-        ):
-            # No stage 2: the net expects the classes as it was trained on them.
+        had_stage_two = is_stream or (step is not None and epochs[1] > 0)
+        if self.begins_with == "net" and not had_stage_two:
+            # The net expects the classes as stage 1 showed them.
             self.prior_ = self.class_counts_ / self.class_counts_.sum()
         self.history_ = net.history
         if not is_stream:
