@@ -322,10 +322,15 @@ def epoch_by_hand(
     *,
     batch_size: int,
     weights: Tensor | None = None,
+    log_counts: Tensor | float = 0.0,
 ) -> None:
-    """Train for an epoch, as one writes it without skorch; `weights` stay fixed."""
+    """Train for an epoch, as one writes it without skorch; `weights` stay fixed.
+
+    `log_counts`, of the classes, make the loss the logit-adjusted one.
+    """
     for rows in torch.randperm(len(X)).to(X.device).split(batch_size):
-        losses = cross_entropy(module(X[rows]), y[rows], reduction="none")
+        scores = module(X[rows]) + log_counts
+        losses = cross_entropy(scores, y[rows], reduction="none")
         if weights is not None:
             losses = weights[rows] * losses
         optimizer.zero_grad()
@@ -336,13 +341,19 @@ def epoch_by_hand(
 def weights_by_hand(
     features: Tensor, y: Tensor, meta_features: Tensor, y_meta: Tensor
 ) -> Tensor:
-    """Return the closed-form weights (n,) of the combined cost, Eqs. 9 and 12."""
+    """Return the closed-form weights (n,) of the combined cost, Eqs. 9 and 12.
+
+    Their mean is 1 in each class.
+    """
     classes = y_meta.unique()
     prototypes = torch.stack([meta_features[y_meta == k].mean(0) for k in classes])
     cosine = normalize(features) @ normalize(prototypes).T
     C = (1 - cosine) + (y[:, None] != classes)
     mass = C.new_full((len(classes),), 1 / len(classes))
-    return len(y) * semirelaxed_weights(C, mass, reg=0.1)
+    weights = semirelaxed_weights(C, mass, reg=0.1)
+    for k in classes:
+        weights[y == k] /= weights[y == k].mean()
+    return weights
 
 
 def fit_by_hand(
@@ -374,8 +385,9 @@ def fit_by_hand(
     with torch.no_grad():
         features = module.body(X)
         weights = weights_by_hand(features, y, module.body(X_meta), y_meta)
+    second = {"weights": weights, "log_counts": y.bincount().log(), **size}
     for _ in range(epochs):
-        epoch_by_hand(module.head, optimizer, features, y, weights=weights, **size)
+        epoch_by_hand(module.head, optimizer, features, y, **second)
     return module
 
 
