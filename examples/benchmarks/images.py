@@ -17,7 +17,7 @@ a GPU (``--device cuda``).
 
 Two more tables are ablations: cost, points of Q and how weights are kept (tables 2, 11
 and 14 of the paper), and meta rows that are given, drawn or not looked at (tables 15 to
-18). The long form takes about five hours on two cores; what is finished is kept in
+18). The long form takes about three hours on two cores; what is finished is kept in
 ``results/fits/``, so that a run that was stopped goes on::
 
     python examples/benchmarks/images.py
