@@ -153,7 +153,8 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         Mean weight of the rows of each class; 1 if the loss balances the classes.
     prior_ : ndarray of shape (n_classes,)
         Shares of the classes that the probabilities assume: those in the re-weighted
-        training set, or equal ones if the loss balances the classes.
+        training set, equal ones if the loss balances the classes, or those of the
+        training set itself if there was no stage 2.
     history_ : skorch.history.History
         An entry per epoch; ``stage``, and how far the weights moved: ``weights_ess``
         (effective sample size over n), ``weights_kl`` (divergence from the

@@ -322,14 +322,16 @@ def epoch_by_hand(
     *,
     batch_size: int,
     weights: Tensor | None = None,
-    log_counts: Tensor | float = 0.0,
+    log_counts: Tensor | None = None,
 ) -> None:
     """Train for an epoch, as one writes it without skorch; `weights` stay fixed.
 
-    `log_counts`, of the classes, make the loss the logit-adjusted one.
+    With `log_counts` (K,) of the classes the loss is the logit-adjusted one.
     """
     for rows in torch.randperm(len(X)).to(X.device).split(batch_size):
-        scores = module(X[rows]) + log_counts
+        scores = module(X[rows])
+        if log_counts is not None:
+            scores = scores + log_counts
         losses = cross_entropy(scores, y[rows], reduction="none")
         if weights is not None:
             losses = weights[rows] * losses

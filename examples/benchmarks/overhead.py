@@ -22,10 +22,10 @@ There are 10 meta rows per class for the MLP, but one for images: their epochs a
 here, and ten would take a larger part of them than of an epoch of a real data set.
 (With more meta rows a virtual step takes longer, and so does what it is compared with.)
 
-A whole fit of the MLP (both stages, default settings) is compared with the same steps
-by hand. Predictions are compared with loops over batches of the size of training, with
-a single call for all rows, and with a loop over batches as the package makes them. That
-the results are the same is checked.
+A whole fit of the MLP (both stages, the head alone in the second, else the defaults) is
+compared with the same steps by hand. Predictions are compared with loops over batches
+of the size of training, with a single call for all rows, and with a loop over batches
+as the package makes them. That the results are the same is checked.
 
 Bounds are set for nets as they are used. The small CNN shows what is left of that for
 steps of few milliseconds; and the closed form with ``finetune="all"`` what it takes to
