@@ -68,8 +68,8 @@ plain = OTReweightedClassifier(
     net.set_params(max_epochs=40), max_epochs=0, random_state=0
 )
 plain.fit(data.X, data.y, meta=meta)
-clf = OTReweightedClassifier(
-    net.set_params(max_epochs=20), max_epochs=20, random_state=0
+clf = OTReweightedClassifier(  # the weights balance the classes, as in the paper
+    net.set_params(max_epochs=20), loss="net", max_epochs=20, random_state=0
 )
 clf.fit(data.X, data.y, meta=meta)
 

@@ -483,7 +483,11 @@ class BaseReweightedClassifier(SaveMixin, ClassifierMixin, BaseEstimator, ABC):
             self._finish(data)
         self._set_weights(weights, labels, rows)
         had_stage_two = is_stream or (step is not None and epochs[1] > 0)
-        if self.begins_with == "net" and not had_stage_two:
+        if (
+            not had_stage_two
+            and self.begins_with != "training"
+            and self._stage_one_step() is None
+        ):
             # The net expects the classes as stage 1 showed them.
             self.prior_ = self.class_counts_ / self.class_counts_.sum()
         self.history_ = net.history

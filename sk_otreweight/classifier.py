@@ -44,10 +44,11 @@ _SAMPLING = {"instance": 0.0, "square_root": 0.5, "class_balanced": 1.0}
 class OTReweightedClassifier(BaseReweightedClassifier):
     """Train a net on imbalanced data with weights learned by optimal transport.
 
-    Two stages (Guo et al. 2022). Stage 1 trains the net as usual. Stage 2 weighs the
-    training rows so that they are as close as possible, in transport cost, to
-    a balanced distribution built from a small meta set, and goes on training with
-    these weights.
+    Two stages (Guo et al. 2022). Stage 1 trains the net. Stage 2 weighs the training
+    rows so that they are as close as possible, in transport cost, to a balanced
+    distribution built from a small meta set, and goes on training with these weights.
+    By default the loss balances the classes in both stages, if it is cross-entropy;
+    else the weights do.
 
     Parameters
     ----------
@@ -100,9 +101,9 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         the scores raised by the log of the class frequencies
         (:class:`LogitAdjustedLoss`), which balances the classes by itself and goes with
         ``weights=SemiRelaxedWeights(per_class=True)``. "auto" is that loss and these
-        weights in stage 2, where it can be: if the net's loss is plain cross-entropy,
-        `weights` is ``"semirelaxed"``, and the cost looks at features. Else it is
-        "net".
+        weights where it can be: if the net's loss is plain cross-entropy, `weights` is
+        ``"semirelaxed"``, and the cost looks at features. Else it is "net", and so is
+        stage 1 if no stage 2 follows (``max_epochs=0``).
     sampling : {"instance", "square_root", "class_balanced"}, default="instance"
         How often the rows of a class come in an epoch of stage 2: as often as they are,
         by the square root of their number, or as often as those of any other class
@@ -380,7 +381,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     @property
     def begins_with(self) -> str | None:
         """Return what others may have trained for it."""
-        is_own = self.loss != "logit_adjusted"  # the loss of stage 1
+        is_own = self._is_plain_training() or not self._may_adjust()
         return "net" if is_own and not self.restart else None
 
     def _restarts(self) -> bool:
@@ -396,22 +397,26 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     def _counts(self) -> np.ndarray:
         return np.maximum(self.class_counts_, 1.0)  # a stream may lack a class so far
 
-    def _adjusts(self) -> bool:
-        """Return whether the loss of stage 2 balances the classes."""
+    def _may_adjust(self) -> bool:
+        """Return whether the parameters let the loss balance the classes."""
         if self.loss != "auto":
             return self.loss == "logit_adjusted"
-        net = getattr(self, "net_", None)  # none while parameters are checked
-        tells_rows_apart = "features" in resolve_cost(self.cost).needs
         is_closed_form = isinstance(self.weights, str) and self.weights == "semirelaxed"
-        return (
-            is_closed_form
-            and tells_rows_apart
-            and net is not None
-            and is_plain_cross_entropy(net)
-        )
+        return is_closed_form and "features" in resolve_cost(self.cost).needs
+
+    def _adjusts(self) -> bool:
+        """Return whether the loss balances the classes, which is up to the net too."""
+        if self.loss != "auto" or not self._may_adjust():
+            return self._may_adjust()
+        net = getattr(self, "net_", None)  # none while parameters are checked
+        return net is not None and is_plain_cross_entropy(net)
+
+    def _is_plain_training(self) -> bool:
+        """Return whether nothing is asked for but the net as it is configured."""
+        return self.loss == "auto" and self.max_epochs == 0
 
     def _stage_one_step(self) -> Stage2Step | None:
-        if self.loss != "logit_adjusted":
+        if self._is_plain_training() or not self._adjusts():
             return None
         return PlainStep(self.net_, self._make_loss(0))
 

@@ -106,8 +106,8 @@ def test_nets_are_trained_once_for_each_seed(data, monkeypatch):
     monkeypatch.setattr(CrossEntropyClassifier, "fit", noting)
     estimators = {
         "ce": quick(CrossEntropyClassifier),
-        "ot": quick(),
-        "ot again": quick(reg=1.0),
+        "ot": quick(loss="net"),
+        "ot again": quick(loss="net", reg=1.0),
         "crt": quick(CRTClassifier),
         "posthoc": quick(BASELINES["ncm"]),
     }
@@ -122,7 +122,7 @@ def test_the_time_of_a_shared_net_is_counted(data, monkeypatch):
     )
     (X, y, *_), _ = data
     trained = CrossEntropyClassifier(small_net(max_epochs=2), max_epochs=0).fit(X, y)
-    table = run([quick(), quick(BASELINES["focal"])], data)
+    table = run([quick(loss="net"), quick(BASELINES["focal"])], data)
     times = table["fit_time", "mean"]
     assert 1000 < times["OTReweightedClassifier"] < 1100
     assert times["focal"] < 100

@@ -65,18 +65,26 @@ def test_logit_adjusted_training_is_that_of_the_baseline(data, epochs):
     assert np.abs(gap).max() > 1e-2
 
 
-def test_by_default_stage_two_alone_has_it(data):
+def test_by_default_both_stages_have_it(data):
     X, y, meta = data
-    clf = quick(max_epochs=1).fit(X, y, meta=meta)
     within = SemiRelaxedWeights(per_class=True)
-    plain = quick(weights=within, loss="net", max_epochs=1).fit(X, y, meta=meta)
-    *first, last = clf.history_[:, "train_loss"]
-    *first_plain, last_plain = plain.history_[:, "train_loss"]
-    assert first == first_plain
-    assert last > last_plain + 0.03  # scores of frequent classes are raised
-    np.testing.assert_allclose(clf.prior_, 1 / 3)
+    clf = quick().fit(X, y, meta=meta)
+    named = quick(weights=within, loss="logit_adjusted").fit(X, y, meta=meta)
+    np.testing.assert_array_equal(clf.predict_proba(X), named.predict_proba(X))
+    assert clf.history_[:, "train_loss"] == named.history_[:, "train_loss"]
+    np.testing.assert_allclose(clf.prior_, 1 / 3, rtol=1e-6)
     np.testing.assert_allclose(clf.class_weight_, 1, rtol=1e-5)
     assert clf.weights_.per_class
+
+
+def test_without_stage_two_the_default_is_plain_training(data):
+    X, y, meta = data
+    clf = quick(max_epochs=0).fit(X, y, meta=meta)
+    plain = BASELINES["ce"](small_net(max_epochs=2), max_epochs=0, random_state=0)
+    expected = plain.fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(clf.predict_proba(X), expected)
+    adjusted = quick(max_epochs=0, loss="logit_adjusted").fit(X, y, meta=meta)
+    assert np.abs(adjusted.predict_proba(X) - expected).max() > 0.01
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
@@ -161,7 +169,7 @@ def test_both_stages_have_it(data):
     X, y, meta = data
     clf = quick(loss="logit_adjusted", weights=STILL, max_epochs=1)
     losses = clf.fit(X, y, meta=meta).history_[:, "train_loss"]
-    plain = quick(weights=STILL, max_epochs=1).fit(X, y, meta=meta)
+    plain = quick(loss="net", weights=STILL, max_epochs=1).fit(X, y, meta=meta)
     assert losses[0] != plain.history_[0, "train_loss"]
     assert losses[-1] != plain.history_[-1, "train_loss"]
 
@@ -298,10 +306,10 @@ def test_stage_two_begins_with_the_net_as_it_was(data, weights):
 
 def test_its_weights_are_those_of_stage_one(data):
     X, y, meta = data
-    first = quick(finetune="all", max_epochs=0).fit(X, y, meta=meta)
-    again = restarted().fit(X, y, meta=meta)
+    first = quick(loss="net", finetune="all", max_epochs=0).fit(X, y, meta=meta)
+    again = restarted(loss="net").fit(X, y, meta=meta)
     np.testing.assert_array_equal(again.sample_weight_, first.sample_weight_)
-    moved = quick(finetune="all").fit(X, y, meta=meta)
+    moved = quick(loss="net", finetune="all").fit(X, y, meta=meta)
     assert np.abs(moved.sample_weight_ - first.sample_weight_).max() > 1e-3
 
 
@@ -321,7 +329,7 @@ class Interrupt(Callback):
 def test_an_interrupt_in_stage_one_keeps_what_was_learned(data):
     X, y, meta = data
     net = small_net(max_epochs=3, callbacks=[Interrupt()])
-    clf = restarted().set_params(net=net).fit(X, y, meta=meta)
+    clf = restarted(loss="net").set_params(net=net).fit(X, y, meta=meta)
     plain = quick(small_net(max_epochs=1), finetune="all", max_epochs=0)
     expected = plain.fit(X, y, meta=meta).predict_proba(X)
     np.testing.assert_array_equal(clf.predict_proba(X), expected)
@@ -416,6 +424,7 @@ def test_what_is_compared_has_its_own_stage_one(data):
     X, y, meta = data
     methods = {
         "alone": quick(train_on_meta=True),
+        "default": quick(),
         "adjusted": quick(loss="logit_adjusted"),
         "anew": quick(finetune="all", restart=True),
     }

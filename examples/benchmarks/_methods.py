@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sklearn.base import BaseEstimator
 
-from sk_otreweight import BASELINES, OTReweightedClassifier, SemiRelaxedWeights
+from sk_otreweight import BASELINES, OTReweightedClassifier
 
 # What a sceptic asks for first.
 CONTROLS = (
@@ -18,7 +18,13 @@ CONTROLS = (
     "logit_adjustment_posthoc",
 )
 
-DEFAULT = "within, in stage 2 alone (the default)"
+DEFAULT = "within (the default): logit-adjusted loss, weights within classes"
+
+
+class AdjustedInStageTwo(OTReweightedClassifier):
+    """The defaults, but for stage 1, which `compare` gives it as cross-entropy."""
+
+    begins_with = "net"
 
 
 def baselines(names: Sequence[str] = tuple(BASELINES)) -> dict[str, BaseEstimator]:
@@ -68,14 +74,11 @@ def balances(lr: float) -> dict[str, BaseEstimator]:
     lr : float
         Learning rate of the net.
     """
-    within = {"weights": SemiRelaxedWeights(per_class=True), "loss": "logit_adjusted"}
     return {
         "between: weights between classes": OTReweightedClassifier(loss="net"),
         "between, stage 2 at half the rate": OTReweightedClassifier(
             loss="net", lr=lr / 2
         ),
-        "within: logit-adjusted loss, weights within classes": OTReweightedClassifier(
-            **within
-        ),
         DEFAULT: OTReweightedClassifier(),
+        "within, in stage 2 alone": AdjustedInStageTwo(),
     }

@@ -378,18 +378,17 @@ def fit_by_hand(
     """
     module = copy.deepcopy(net.module_).train()
     optimizer = optimizer_of(net, module)
-    size = {"batch_size": net.batch_size}
+    (X, y), (X_meta, y_meta) = train, meta
+    both = {"log_counts": y.bincount().log(), "batch_size": net.batch_size}
     for _ in range(epochs):
-        epoch_by_hand(module, optimizer, *train, **size)
+        epoch_by_hand(module, optimizer, X, y, **both)
     optimizer.zero_grad()  # so that the body has no gradient and stays as it is
     module.eval()
-    (X, y), (X_meta, y_meta) = train, meta
     with torch.no_grad():
         features = module.body(X)
         weights = weights_by_hand(features, y, module.body(X_meta), y_meta)
-    second = {"weights": weights, "log_counts": y.bincount().log(), **size}
     for _ in range(epochs):
-        epoch_by_hand(module.head, optimizer, features, y, **second)
+        epoch_by_hand(module.head, optimizer, features, y, weights=weights, **both)
     return module
 
 

@@ -101,7 +101,7 @@ class Trial:
     restart : bool
         Stage 2 begins with the net as it was.
     first_adjusted : bool
-        Stage 1 has the logit-adjusted loss, before a restart.
+        Stage 1 has the logit-adjusted loss, if stage 2 has it.
     mixup : float
         Parameter of the beta distribution; 0 is none.
     meta_loss : float
@@ -180,6 +180,12 @@ TRIALS = {
     "within, reg 0.1, mixup 0.4": replace(WITHIN, reg=0.1, mixup=0.4),
     "within, reg 0.1, rows drawn by n^-1/2 in stage 2": replace(
         WITHIN, reg=0.1, powers=(0.0, 0.5)
+    ),
+    "within, reg 0.1, no meta rows (the default)": replace(
+        WITHIN, reg=0.1, with_meta=False
+    ),
+    "within, reg 0.1, no meta rows, stage 1 with cross-entropy": replace(
+        WITHIN, reg=0.1, with_meta=False, first_adjusted=False
     ),
     "within, cost of features alone": replace(WITHIN, cost="feature"),
     "within, not refreshed": replace(WITHIN, refresh=False),
@@ -465,8 +471,8 @@ def trained(
 ) -> tuple[nn.Module, list[float]]:
     """Return the trained net, and the AUC of wrong labels for each set of weights."""
     found: list[float] = []
-    own = replace(trial, adjusted=trial.adjusted and trial.first_adjusted)
-    run = Training(own if trial.restart else trial, rows, seed)
+    first = replace(trial, adjusted=trial.adjusted and trial.first_adjusted)
+    run = Training(first, rows, seed)
     for _ in range(setting.first):
         run.epoch(stage=1)
     net = run.result()
@@ -475,6 +481,7 @@ def trained(
             shares, nearest = trust(trial, net, rows)
             rows = rows._replace(y=torch.where(shares < 0.5, nearest, rows.y))
         run = Training(trial, rows, seed)
+    run.trial = trial
     run.optimizer.param_groups[0]["lr"] = trial.late_lr
     for epoch in range(setting.second):
         is_due = epoch == 0 or trial.refresh
