@@ -4,12 +4,13 @@ Plain training against re-weighted training
 
 Handwritten digits with a long tail: 50 times more zeros than nines. A small
 convolutional net is trained as usual; then the same net is put into
-:class:`~sk_otreweight.OTReweightedClassifier`, which trains it in two stages, the second
-with weights learned by optimal transport. In one run the weights balance the classes,
-as in the paper (``loss="net"``). In the other, the default, an adjusted loss does that
-in both stages, and the weights tell the rows of a class apart. All see the same rows, the same seed and
-the same number of epochs. No further data is used: the balanced distribution that the
-weights aim at is built from the training rows themselves.
+:class:`~sk_otreweight.OTReweightedClassifier`, which trains it in two stages, the
+second with weights learned by optimal transport. In one run the weights balance the
+classes, as in the paper (``loss="net"``). In the other, the default, an adjusted loss
+does that in both stages, and the weights tell the rows of a class apart. All see the
+same rows, the same seed and the same number of epochs. No further data is used: the
+balanced distribution that the weights aim at is built from the training rows
+themselves.
 """
 
 # %%
