@@ -25,7 +25,8 @@ from sk_otreweight.plotting import SampleWeightDisplay, TransportPlanDisplay
 X, y = load_digits(return_X_y=True)
 X = (X / 16).astype(np.float32)
 X_first, X, y_first, y = train_test_split(X, y, stratify=y, random_state=0)
-plain = OTReweightedClassifier(max_epochs=0, random_state=0).fit(X_first, y_first)
+plain = OTReweightedClassifier(loss="net", max_epochs=0, random_state=0)
+plain.fit(X_first, y_first)
 net = FrozenEstimator(plain.net_.set_params(batch_size=55))
 
 places = [np.flatnonzero(y == k) for k in range(10)]

@@ -92,7 +92,7 @@ for seed in range(options.seeds):
         random_state=seed,
     )
     meta = data.X_meta, data.y_meta
-    stage_one = OTReweightedClassifier(net, max_epochs=0, random_state=seed)
+    stage_one = OTReweightedClassifier(net, loss="net", max_epochs=0, random_state=seed)
     trained = FrozenEstimator(stage_one.fit(data.X, data.y, meta=meta).net_)
     plain = CrossEntropyClassifier(trained, max_epochs=10, random_state=seed)
     plain.fit(data.X, data.y)

@@ -65,7 +65,7 @@ net = NeuralNetClassifier(
 # %%
 # Two trainings of 40 epochs: all of them plain, and 20 of them re-weighted.
 plain = OTReweightedClassifier(
-    net.set_params(max_epochs=40), max_epochs=0, random_state=0
+    net.set_params(max_epochs=40), loss="net", max_epochs=0, random_state=0
 )
 plain.fit(data.X, data.y, meta=meta)
 clf = OTReweightedClassifier(  # the weights balance the classes, as in the paper

@@ -102,8 +102,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         (:class:`LogitAdjustedLoss`), which balances the classes by itself and goes with
         ``weights=SemiRelaxedWeights(per_class=True)``. "auto" is that loss and these
         weights where it can be: if the net's loss is plain cross-entropy, `weights` is
-        ``"semirelaxed"``, and the cost looks at features. Else it is "net", and so is
-        stage 1 if no stage 2 follows (``max_epochs=0``).
+        ``"semirelaxed"``, and the cost looks at features. Else it is "net".
     sampling : {"instance", "square_root", "class_balanced"}, default="instance"
         How often the rows of a class come in an epoch of stage 2: as often as they are,
         by the square root of their number, or as often as those of any other class
@@ -381,7 +380,7 @@ class OTReweightedClassifier(BaseReweightedClassifier):
     @property
     def begins_with(self) -> str | None:
         """Return what others may have trained for it."""
-        is_own = self._is_plain_training() or not self._may_adjust()
+        is_own = not self._may_adjust()  # the loss of stage 1
         return "net" if is_own and not self.restart else None
 
     def _restarts(self) -> bool:
@@ -411,14 +410,8 @@ class OTReweightedClassifier(BaseReweightedClassifier):
         net = getattr(self, "net_", None)  # none while parameters are checked
         return net is not None and is_plain_cross_entropy(net)
 
-    def _is_plain_training(self) -> bool:
-        """Return whether nothing is asked for but the net as it is configured."""
-        return self.loss == "auto" and self.max_epochs == 0
-
     def _stage_one_step(self) -> Stage2Step | None:
-        if self._is_plain_training() or not self._adjusts():
-            return None
-        return PlainStep(self.net_, self._make_loss(0))
+        return PlainStep(self.net_, self._make_loss(0)) if self._adjusts() else None
 
     def _assumed_prior(self) -> np.ndarray:
         # The scores of the adjusted loss are those of balanced classes, but for the

@@ -90,6 +90,7 @@ class TrainingRun:
         self.encoded = encoded
         self.checkpoint = checkpoint
         self.interrupted = False
+        self.is_stage_one_plain = True
         self.processes = Processes.of(net)
 
     def __enter__(self) -> TrainingRun:
@@ -117,8 +118,8 @@ class TrainingRun:
         return is_interrupt
 
     def _warn_of_lost_stage(self, history: History) -> None:
-        """Warn if the parameters that a checkpoint loaded are those of stage 1."""
-        if not len(history) or _stage(history[-1]) == 1:
+        """Warn if a checkpoint loaded the parameters of a plain stage 1."""
+        if not len(history) or _stage(history[-1]) == 1 or not self.is_stage_one_plain:
             return
         for _, callback in self.net.callbacks_:
             if isinstance(callback, Checkpoint) and callback.load_best:
@@ -151,6 +152,7 @@ class TrainingRun:
                 return self.net.train_step(batch)
 
         batches, train_step = self._batches(self.train), own_step
+        self.is_stage_one_plain = step is None
         if step is not None:
             train_step = _WeightedStep(self.net, step, stage=1)
         self._run(1, epochs, step, lambda: batches, train_step)

@@ -398,12 +398,18 @@ def checkpoints(folder, scores, **params):
 def test_a_checkpoint_that_throws_stage_two_away(f_history, few, tmp_path):
     callbacks = checkpoints(tmp_path, [0.6, 0.5, 0.4, 0.3], f_history=f_history)
     with pytest.warns(UserWarning, match="epoch 1, which is of stage 1.*lost"):
-        clf = fit(few, callbacks)
+        clf = fit(few, callbacks, loss="net")
     best = callback_of(clf, "Snapshots").end_[0]
     assert_same_state(state(clf.net_.module_), best)
     # The history that a checkpoint loads ends at the best epoch.
     assert len(clf.history_) == (1 if f_history else 4)
     assert clf.history_ is clf.net_.history
+
+
+def test_a_checkpoint_of_a_stage_one_that_balances_the_classes(few, tmp_path):
+    """No warning: stage 1 is as good as stage 2 where it is the better one."""
+    clf = fit(few, checkpoints(tmp_path, [0.6, 0.5, 0.4, 0.3]))
+    assert clf.history_[:, "stage"] == [1]
 
 
 def test_a_checkpoint_of_stage_two(few, tmp_path):
@@ -430,6 +436,7 @@ def test_the_advice_of_the_warning(digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = digits.X, digits.y, digits.meta
     given = {"epochs": (20, 10), "net": {"train_split": SPLIT, "batch_size": 64}}
+    given["loss"] = "net"
     with pytest.warns(UserWarning, match="Monitor balanced accuracy") as caught:
         fit(rows, [Checkpoint(load_best=True)], **given)
     advice = str(caught[0].message).partition("instead: ")[2]
@@ -1089,7 +1096,7 @@ def test_interrupt_between_the_stages(weights, few):
     assert clf.history_[:, "stage"] == [1, 1]
     assert (clf.sample_weight_ == 1).all()
     assert isinstance(clf.weights_, WEIGHTS[weights])
-    stage_one = fit(few, [], (2, 0))
+    stage_one = fit(few, [], (2, 0), weights=weights)
     assert_same_state(state(clf.net_.module_), state(stage_one.net_.module_))
     clf.partial_fit(*few[:2])
     assert clf.history_[:, "stage"] == [1, 1, 2]

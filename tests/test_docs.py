@@ -52,7 +52,7 @@ def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
         exec(compile(block, page, "exec"), names)
     if page == "README.md":
         clf = names["clf"]
-        assert clf.class_weight_[9] > 1 > clf.class_weight_[0]
+        assert clf.sample_weight_.std() > 0.1  # they tell rows apart
         assert len(names["suspects"].index) == len(names["data"].y)
         assert (tmp_path / "digits.safetensors").stat().st_size > 0
 

@@ -478,7 +478,7 @@ class TextNet(nn.Module):
 def text_net(**params):
     names = ("iterator_train__collate_fn", "iterator_valid__collate_fn")
     collate = dict.fromkeys(names, tokenised)
-    return small_net(TextNet, max_epochs=5, lr=0.1, **collate, **params)
+    return small_net(TextNet, max_epochs=10, lr=0.1, **collate, **params)
 
 
 @pytest.mark.parametrize("meta", ["given", "drawn"])

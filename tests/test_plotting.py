@@ -37,7 +37,7 @@ from sk_otreweight.plotting import (
 from sk_otreweight.plotting.rows import shown_rows
 
 SIZES = (2, 10, 100, 1000)
-COLUMNS = ("valid_acc", "weights_ess", "balanced")
+COLUMNS = ("valid_acc", "weights_ess", "own score")
 
 
 @pytest.fixture(autouse=True)
@@ -290,12 +290,14 @@ class TestTraining:
         assert display.axes_[0].lines[1].get_xdata()[0] == n_first + 0.5
 
     def test_validation_and_columns_of_callbacks(self, digits):
-        scoring = EpochScoring("balanced_accuracy", False, name="balanced")
+        scoring = EpochScoring("accuracy", False, name="own score")
         net = small_net(max_epochs=2, callbacks=[scoring], train_split=ValidSplit(3))
         clf = quick(net).fit(digits.X, digits.y)
-        display = TrainingDisplay.from_estimator(clf, x="seconds", metrics=["balanced"])
+        display = TrainingDisplay.from_estimator(
+            clf, x="seconds", metrics=["own score"]
+        )
         titles = [ax.get_ylabel() for ax in display.axes_]
-        assert titles == ["loss", "accuracy", "effective sample size / n", "balanced"]
+        assert titles == ["loss", "accuracy", "effective sample size / n", "own score"]
         assert [line.get_label() for line in display.axes_[0].lines[:2]] == [
             "training",
             "validation",

@@ -77,22 +77,12 @@ def test_by_default_both_stages_have_it(data):
     assert clf.weights_.per_class
 
 
-def test_without_stage_two_the_default_is_plain_training(data):
-    X, y, meta = data
-    clf = quick(max_epochs=0).fit(X, y, meta=meta)
-    plain = BASELINES["ce"](small_net(max_epochs=2), max_epochs=0, random_state=0)
-    expected = plain.fit(X, y).predict_proba(X)
-    np.testing.assert_array_equal(clf.predict_proba(X), expected)
-    adjusted = quick(max_epochs=0, loss="logit_adjusted").fit(X, y, meta=meta)
-    assert np.abs(adjusted.predict_proba(X) - expected).max() > 0.01
-
-
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_that_is_the_logit_adjusted_loss(is_stream, data):
     """One batch of all rows: its loss is that of the net as it is before the step."""
     X, y, meta = data
     net = small_net(max_epochs=2, batch_size=-1)
-    begun = quick(net, max_epochs=0).fit(X, y, meta=meta)
+    begun = quick(net, loss="net", max_epochs=0).fit(X, y, meta=meta)
     clf = quick(FrozenEstimator(begun.net_), max_epochs=1)
     if is_stream:
         clf.partial_fit(X, y, classes=range(3), meta=meta)
@@ -143,10 +133,10 @@ def test_nor_does_it_replace_a_loss_of_the_net_s_class(data):
     assert clf.class_weight_[2] > 2 * clf.class_weight_[0]
 
 
-@pytest.mark.parametrize("loss", ["auto", "net"])
-def test_without_stage_two_the_net_expects_the_training_shares(data, loss):
+@pytest.mark.parametrize("cost", ["combined", "label"])
+def test_without_stage_two_plain_training_expects_the_training_shares(data, cost):
     X, y, meta = data
-    clf = quick(loss=loss, max_epochs=0).fit(X, y, meta=meta)
+    clf = quick(loss="net", cost=cost, max_epochs=0).fit(X, y, meta=meta)
     np.testing.assert_allclose(clf.prior_, np.bincount(y) / len(y))
     plain = clf.predict_proba(X)
     balanced = clf.set_params(target_prior="uniform").predict_proba(X)
@@ -330,7 +320,7 @@ def test_an_interrupt_in_stage_one_keeps_what_was_learned(data):
     X, y, meta = data
     net = small_net(max_epochs=3, callbacks=[Interrupt()])
     clf = restarted(loss="net").set_params(net=net).fit(X, y, meta=meta)
-    plain = quick(small_net(max_epochs=1), finetune="all", max_epochs=0)
+    plain = quick(small_net(max_epochs=1), loss="net", finetune="all", max_epochs=0)
     expected = plain.fit(X, y, meta=meta).predict_proba(X)
     np.testing.assert_array_equal(clf.predict_proba(X), expected)
 

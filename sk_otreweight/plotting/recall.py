@@ -48,7 +48,7 @@ class RecallDisplay:
     >>> X, y = load_digits(return_X_y=True)
     >>> X, X_test, y, y_test = train_test_split(X / 16, y, random_state=0)
     >>> data = make_long_tailed(X, y, imbalance_factor=50, random_state=0)
-    >>> plain = OTReweightedClassifier(max_epochs=0, random_state=0)
+    >>> plain = OTReweightedClassifier(loss="net", max_epochs=0, random_state=0)
     >>> plain = plain.fit(data.X, data.y)
     >>> clf = OTReweightedClassifier(random_state=0).fit(data.X, data.y)
     >>> display = RecallDisplay.from_estimator(clf, X_test, y_test, before=plain)
