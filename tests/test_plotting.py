@@ -214,6 +214,18 @@ class TestSampleWeight:
         (image,) = display.axes_[0].images
         np.testing.assert_allclose(image.get_array(), display.cost.T)
 
+    def test_single_cells_of_a_large_table_are_seen(self):
+        cost, labels = np.ones((1000, 1000)), np.arange(1000)
+        np.fill_diagonal(cost, 0.0)
+        display = SampleWeightDisplay.from_cost(cost, labels, np.ones(1000), labels)
+        (image,) = display.axes_[0].images
+        drawn = np.asarray(image.get_array())
+        assert drawn.shape == (150, 400)
+        assert (drawn.min(axis=0) == 0).all()
+        assert (drawn.min(axis=1) == 0).all()
+        assert (drawn == 0).mean() < 0.02
+        assert image.get_extent() == [-0.5, 999.5, 999.5, -0.5]
+
     def test_it_says_how_many_rows_it_shows(self, clf, digits):
         def label(**params):
             display = SampleWeightDisplay.from_estimator(

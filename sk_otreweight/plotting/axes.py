@@ -16,6 +16,8 @@ GREY, BLUE, ORANGE = "#999999", "#0072B2", "#D55E00"
 MOST_BARS = 100
 # Labels that have room beside axes of the default size, and their letters in a row.
 _MOST_TICKS, _MOST_LETTERS = 25, 60
+# Rows, and points of Q, that have a pixel each.
+_MOST_CELLS = (400, 150)
 
 
 def pyplot() -> Any:
@@ -96,15 +98,36 @@ def log_scale(axis: Any) -> None:
     axis.set_major_formatter("{x:g}")
 
 
-def draw_rows(ax: Any, table: np.ndarray, point_labels: Any, **style: Any) -> Any:
+def draw_rows(
+    ax: Any, table: np.ndarray, point_labels: Any, *, pool: np.ufunc, **style: Any
+) -> Any:
     """Draw a table (n_rows, n_points) with rows from left to right, points downwards.
+
+    Of more cells than there are pixels some would not be seen: those of a block are
+    drawn as one.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    table : ndarray of shape (n_rows, n_points)
+    point_labels : array-like of shape (n_points,)
+    pool : ufunc
+        What is drawn of a block, ``np.minimum`` or ``np.maximum``.
+    **style
+        For `imshow`.
 
     Returns
     -------
     image : matplotlib AxesImage
     """
+    n_rows, n_points = table.shape
+    for axis, most in enumerate(_MOST_CELLS):
+        if table.shape[axis] > most:
+            starts = np.linspace(0, table.shape[axis], most, endpoint=False)
+            table = pool.reduceat(table, starts.astype(int), axis=axis)
     style = {"cmap": "viridis", "interpolation": "nearest"} | style
-    image = ax.imshow(table.T, aspect="auto", **style)
+    extent = (-0.5, n_rows - 0.5, n_points - 0.5, -0.5)
+    image = ax.imshow(table.T, aspect="auto", extent=extent, **style)
     label_classes(ax.yaxis, list(point_labels), "point of Q")
     return image
 

@@ -19,7 +19,8 @@ class SampleWeightDisplay:
     """Cost matrix and weights of rows, grouped by class (Fig. 1 of the paper).
 
     Classes come from the most frequent to the rarest; within a class the rows are in
-    the order of their weights.
+    the order of their weights. Where there are more than 400 rows or 150 points of Q,
+    the least cost of a block of cells is drawn.
 
     Parameters
     ----------
@@ -158,7 +159,7 @@ class SampleWeightDisplay:
         self.axes_ = make_axes(axes, 2, sharex=True, figsize=(7, 5))
         top, bottom = self.axes_
         self.figure_ = top.figure
-        image = draw_rows(top, self.cost, self.point_labels)
+        image = draw_rows(top, self.cost, self.point_labels, pool=np.minimum)
         self.figure_.colorbar(image, ax=top, label="cost", pad=0.02)
         places = np.arange(len(self.y))
         bottom.fill_between(places, self.sample_weight, step="mid", color=BLUE)

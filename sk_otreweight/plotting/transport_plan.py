@@ -22,7 +22,8 @@ class TransportPlanDisplay:
     """Cost, and the transport plan of uniform and of learned weights (Fig. 5).
 
     Above each plan stands the mass of the rows: the same for all before, the weights
-    after; beside it that of the points of Q.
+    after; beside it that of the points of Q. Where there are more than 400 rows or 150
+    points of Q, the least cost and the largest mass of a block of cells are drawn.
 
     Parameters
     ----------
@@ -178,8 +179,9 @@ class TransportPlanDisplay:
             height_ratios=(3, 1, 3, 1, 3),
         )
         self.figure_ = self.axes_[0].figure
-        image = draw_rows(self.axes_[0], self.cost, self.point_labels)
-        self.figure_.colorbar(image, ax=self.axes_[0], label="cost", pad=0.1)
+        first = self.axes_[0]
+        image = draw_rows(first, self.cost, self.point_labels, pool=np.minimum)
+        self.figure_.colorbar(image, ax=first, label="cost", pad=0.1)
         highest = 1.1 * max(self.before.sum(1).max(), self.after.sum(1).max())
         places = np.arange(len(self.y))
         plans = {"before": self.before, "after": self.after}
@@ -188,7 +190,8 @@ class TransportPlanDisplay:
             upper.fill_between(places, plan.sum(1), step="mid", color=BLUE)
             upper.axhline(1 / len(places), color=GREY, linewidth=0.8)
             upper.set(ylabel="mass", ylim=(0, highest))
-            image = draw_rows(lower, plan, self.point_labels, vmin=0)
+            style = {"pool": np.maximum, "vmin": 0}
+            image = draw_rows(lower, plan, self.point_labels, **style)
             self.figure_.colorbar(image, ax=lower, label=f"plan {name}", pad=0.1)
             beside = lower.inset_axes((1.01, 0, 0.07, 1), sharey=lower)
             beside.barh(np.arange(plan.shape[1]), plan.sum(0), height=1, color=BLUE)
