@@ -435,8 +435,8 @@ def test_the_advice_of_the_warning(digits, tmp_path, monkeypatch):
     """Its callbacks, taken from its text, keep stage 2 where the loss does not."""
     monkeypatch.chdir(tmp_path)
     rows = digits.X, digits.y, digits.meta
-    given = {"epochs": (20, 10), "net": {"train_split": SPLIT, "batch_size": 64}}
-    given["loss"] = "net"
+    net = {"train_split": SPLIT, "batch_size": 64}
+    given = {"epochs": (20, 10), "net": net, "loss": "net"}
     with pytest.warns(UserWarning, match="Monitor balanced accuracy") as caught:
         fit(rows, [Checkpoint(load_best=True)], **given)
     advice = str(caught[0].message).partition("instead: ")[2]

@@ -177,11 +177,11 @@ def test_rows_held_out_by_a_mask_have_weight_0(few):
 @pytest.mark.parametrize("weights", STRATEGIES)
 def test_no_meta_draws_it_from_the_training_rows(weights, few):
     X, y, _ = few
-    clf = quick(weights=weights).fit(X, y)
+    clf = quick(weights=weights, loss="net").fit(X, y)
     assert clf.sample_weight_.mean() == pytest.approx(1)
     assert clf.history_[-1, "weights_kl"] > 0
-    if weights == "vector":  # few steps do for it
-        assert clf.class_weight_[3] > clf.class_weight_[0]  # 9 is rarer than 4
+    if weights in ("vector", "semirelaxed"):  # few steps do for these
+        assert clf.class_weight_[3] > 1.01 * clf.class_weight_[0]  # 9 is rarer than 4
 
 
 def test_meta_rows_that_are_drawn_are_balanced_and_new_in_every_epoch(few):
